@@ -180,10 +180,19 @@ class Stack:
                 pass
 
     def stop(self):
-        """The daemon first, while the homeserver and the database still take its last words; PostgreSQL last."""
+        """The daemon first, while the homeserver and the database still take its last words; PostgreSQL last.
+        False when the daemon did not end as it should."""
         order = {"matrix-calld": 0, "Synapse": 1, "coturn": 2, "PostgreSQL": 3}
+        clean = True
         for child in sorted(self.children, key=lambda c: order[c.name]):
+            died = child.exited()
             child.stop()
+            if child.name == "matrix-calld" and child.process.returncode != 0 and not died:
+                # It promises to drain and to exit with 0; a sanitizer's report ends it otherwise, too.
+                print(f"quickstart: matrix-calld stopped with {child.process.returncode}:\n{child.tail()}",
+                      file=sys.stderr)
+                clean = False
+        return clean
 
 
 class Stopped(Exception):
@@ -224,8 +233,8 @@ def main(argv):
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        if stack is not None:
-            stack.stop()
+        if stack is not None and not stack.stop():
+            code = 1
     return code
 
 
