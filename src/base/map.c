@@ -1,0 +1,127 @@
+/* map.c -- string-keyed hash table: open addressing, linear probing, FNV-1a with a seed drawn at
+ * start so that strangers cannot choose colliding keys. */
+#include "base/map.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/secret.h"
+
+static char tomb_mark;
+#define TOMB ((void *)&tomb_mark)
+
+static uint64_t hash_of(struct cd_str key)
+{
+    static uint64_t seed;
+
+    while (!seed)
+        cd_random(&seed, sizeof(seed));
+    uint64_t h = seed;
+    for (size_t i = 0; i < key.n; i++)
+        h = (h ^ (unsigned char)key.p[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+void cd_map_init(struct cd_map *m)
+{
+    *m = (struct cd_map){0};
+}
+
+void cd_map_done(struct cd_map *m)
+{
+    free(m->slots);
+    cd_map_init(m);
+}
+
+static struct cd_map_slot *find(const struct cd_map *m, struct cd_str key, uint64_t hash)
+{
+    if (!m->cap)
+        return NULL;
+    for (size_t i = hash & (m->cap - 1);; i = (i + 1) & (m->cap - 1)) {
+        struct cd_map_slot *s = &m->slots[i];
+
+        if (!s->value)
+            return NULL;
+        if (s->value != TOMB && s->hash == hash && cd_str_eq(s->key, key))
+            return s;
+    }
+}
+
+void *cd_map_get(const struct cd_map *m, struct cd_str key)
+{
+    struct cd_map_slot *s = m->count ? find(m, key, hash_of(key)) : NULL;
+
+    return s ? s->value : NULL;
+}
+
+static void place(struct cd_map *m, struct cd_str key, uint64_t hash, void *value)
+{
+    size_t i = hash & (m->cap - 1);
+
+    while (m->slots[i].value && m->slots[i].value != TOMB)
+        i = (i + 1) & (m->cap - 1);
+    if (!m->slots[i].value)
+        m->used++;
+    m->slots[i] = (struct cd_map_slot){hash, key, value};
+    m->count++;
+}
+
+/* Rebuild when three quarters are used; tombstones go. */
+static int grow(struct cd_map *m)
+{
+    if (m->cap && (m->used + 1) * 4 <= m->cap * 3)
+        return 0;
+    size_t cap = 16;
+    while (cap < (m->count + 1) * 2)
+        cap *= 2;
+    struct cd_map fresh = {calloc(cap, sizeof(struct cd_map_slot)), cap, 0, 0};
+    if (!fresh.slots)
+        return -1;
+    for (size_t i = 0; i < m->cap; i++) {
+        const struct cd_map_slot *s = &m->slots[i];
+        if (s->value && s->value != TOMB)
+            place(&fresh, s->key, s->hash, s->value);
+    }
+    free(m->slots);
+    *m = fresh;
+    return 0;
+}
+
+int cd_map_put(struct cd_map *m, struct cd_str key, void *value)
+{
+    uint64_t hash = hash_of(key);
+    struct cd_map_slot *s = find(m, key, hash);
+
+    if (s) {
+        s->key = key;
+        s->value = value;
+        return 0;
+    }
+    if (grow(m))
+        return -1;
+    place(m, key, hash, value);
+    return 0;
+}
+
+void *cd_map_del(struct cd_map *m, struct cd_str key)
+{
+    struct cd_map_slot *s = m->count ? find(m, key, hash_of(key)) : NULL;
+
+    if (!s)
+        return NULL;
+    void *value = s->value;
+    s->value = TOMB;
+    s->key = (struct cd_str){NULL, 0};
+    m->count--;
+    return value;
+}
+
+void *cd_map_next(const struct cd_map *m, size_t *pos)
+{
+    while (*pos < m->cap) {
+        const struct cd_map_slot *s = &m->slots[(*pos)++];
+        if (s->value && s->value != TOMB)
+            return s->value;
+    }
+    return NULL;
+}

@@ -1,0 +1,65 @@
+/* auth.h -- who is asking: Matrix access tokens checked with whoami (cached, single flight),
+ * the homeserver's hs_token, admins. */
+#ifndef CD_IN_AUTH_H
+#define CD_IN_AUTH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "in/http.h"
+
+struct cd_loop;
+struct cd_fetch_pool;
+struct cd_auth_svc;
+
+/** A verified user with the token it came with. Reference counted. */
+struct cd_principal {
+    unsigned refs;
+    char *user_id;
+    char *device_id;    /* may be NULL (admin-minted and appservice tokens) */
+    char *matrix_token; /* secret; wiped on the last unref; NULL: a session token without one */
+    bool admin;
+    int64_t checked_ms; /* monotonic, of the whoami answer */
+};
+struct cd_principal *cd_principal_ref(struct cd_principal *p);
+void cd_principal_unref(struct cd_principal *p); /* NULL is allowed */
+
+struct cd_auth_conf {
+    const char *homeserver_url; /* "" : none (every token is refused with 503) */
+    const char *server_name;    /* users of other servers are refused */
+    const char *as_token, *hs_token; /* refused as user tokens */
+    const char *admin_users;    /* space or comma separated ids */
+    const char *admin_token_file;
+    unsigned whoami_in_flight;         /* 16 */
+    unsigned failed_tokens_per_minute; /* 10, per address; 0: no limit */
+};
+
+struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
+                                const struct cd_auth_conf *conf);
+void cd_auth_free(struct cd_auth_svc *a);
+
+/** Called with CD_OK and a principal (borrowed for the call; ref it), or a failure in @p err. */
+typedef void (*cd_auth_done_fn)(void *arg, enum cd_rc rc, struct cd_principal *p,
+                                const struct cd_err *err);
+/** Check a user token. When the cache knows, fn runs inside this call.
+ * Order: impossible length or alphabet -> CD_E_UNKNOWN_TOKEN at once; address over its failure limit ->
+ * CD_E_LIMITED; cache; whoami (16 in flight, excess waits 2 s, then CD_E_OVERLOADED).
+ * @return a ticket for cd_auth_cancel while waiting, 0 when fn has run */
+uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *client_ip,
+                       cd_auth_done_fn fn, void *arg);
+void cd_auth_cancel(struct cd_auth_svc *a, uint64_t ticket);
+/** Ask again whatever the cache says (periodic re-check of sockets, after a 401 in sending). */
+void cd_auth_forget(struct cd_auth_svc *a, struct cd_str token);
+/** Constant time. Also takes the previous hs_token while rotating. */
+bool cd_auth_is_hs(const struct cd_auth_svc *a, struct cd_str token);
+bool cd_auth_is_admin_user(const struct cd_auth_svc *a, const char *user_id);
+bool cd_auth_is_admin_token(const struct cd_auth_svc *a, struct cd_str token);
+
+/** The hook for cd_http_set_auth: reads the Authorization header (or, when switched on, the query),
+ * authenticates per kind. self is the service. */
+
+enum cd_rc cd_auth_http(void *self, struct cd_req *req, enum cd_auth kind);
+
+#endif

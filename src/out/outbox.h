@@ -1,0 +1,54 @@
+/* outbox.h -- sends the rows of matrix_outbox into rooms with their users' own tokens: in order, with
+ * stable transaction ids, within rate limits and deadlines (design, the Matrix side). */
+#ifndef CD_OUT_OUTBOX_H
+#define CD_OUT_OUTBOX_H
+
+#include "in/auth.h"
+#include "out/fetch.h"
+#include "store/store.h"
+
+struct cd_outbox;
+
+enum cd_sent_rc {
+    CD_SENT_OK,
+    CD_SENT_EXPIRED,  /* deadline passed before it could be sent */
+    CD_SENT_REFUSED,  /* the homeserver said 4xx other than 401 and 429 */
+    CD_SENT_NO_TOKEN  /* the user's token is gone or was refused, none came within the deadline */
+};
+
+struct cd_outbox_ops {
+    /** A usable token of that user now, or NULL (borrowed). */
+    struct cd_principal *(*token)(void *self, const char *user_id);
+    /** The homeserver refused this token (401). */
+    void (*token_refused)(void *self, const char *user_id, struct cd_principal *p);
+    /** First attempt is about to be made (the invite counts as tried from here). */
+    void (*tried)(void *self, const struct cd_outbox_row *row);
+    /** A row is finished. event_id may be NULL. The row is freed afterwards. */
+    void (*finished)(void *self, const struct cd_outbox_row *row, enum cd_sent_rc rc, const char *event_id);
+};
+
+struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool, struct cd_store *store,
+                                const char *homeserver_url, const struct cd_outbox_ops *ops, void *self);
+void cd_outbox_free(struct cd_outbox *o);
+/** Queue committed rows (copied). Order: within a user by (rank 2 and 3 of any call first, then age);
+ * within a call by rank, then ord, over both users; rank 9 waits for not_before (several rows of kind
+ * m.call.candidates of one call and user that are due together are sent as one event, txn id of the
+ * first). One request in flight a call and one a user; 8 users at once. 429: retry_after; 5xx and
+ * transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after the deadline. */
+void cd_outbox_add(struct cd_outbox *o, const struct cd_outbox_row *rows, size_t n);
+/** Drop what was never tried. @param all  else only rank 9 */
+void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all);
+/** A token of that user became available: wake its rows. */
+void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id);
+/** Rows of that call left? */
+size_t cd_outbox_pending(const struct cd_outbox *o, const char *call_id);
+size_t cd_outbox_pending_user(const struct cd_outbox *o, const char *user_id);
+
+struct cd_outbox_stats {
+    uint64_t sent, expired, refused, no_token, retries, rate_limited;
+    size_t waiting;
+    bool homeserver_up; /* the last attempt reached it */
+};
+void cd_outbox_stats(const struct cd_outbox *o, struct cd_outbox_stats *out);
+
+#endif

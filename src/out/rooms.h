@@ -1,0 +1,60 @@
+/* rooms.h -- who is joined where, what rooms are like: learnt from users' own tokens and pushed events
+ * (design, membership). */
+#ifndef CD_OUT_ROOMS_H
+#define CD_OUT_ROOMS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/err.h"
+#include "base/str.h"
+#include "in/auth.h"
+#include "store/store.h"
+
+struct cd_rooms;
+
+struct cd_rooms *cd_rooms_new(struct cd_loop *loop, struct cd_fetch_pool *pool, struct cd_store *store,
+                              const char *homeserver_url, const char *server_name);
+void cd_rooms_free(struct cd_rooms *r);
+
+struct cd_room_member {
+    const char *user_id, *display_name, *avatar_url; /* names may be NULL */
+};
+/** What a caller wants to know of a room, borrowed for the callback. */
+struct cd_room_view {
+    const char *room_id;
+    bool encrypted;
+    size_t n_joined;                      /* may exceed n_members listed */
+    const struct cd_room_member *members; /* joined, at most 64 listed */
+    size_t n_members;
+};
+/** rc: CD_OK; CD_E_NOT_FOUND: the user is not joined (or no such room); CD_E_HOMESERVER. */
+typedef void (*cd_room_fn)(void *arg, enum cd_rc rc, const struct cd_room_view *room,
+                           const struct cd_err *err);
+/** Look at a room as @p who, who must be joined. From cache when fresh (then fn runs inside the call);
+ * else joined_members and m.room.encryption with the user's token, single flight per room. */
+void cd_rooms_view(struct cd_rooms *r, struct cd_principal *who, const char *room_id, cd_room_fn fn,
+                   void *arg);
+/** As cd_rooms_view with whatever token is known of any joined member (for an invite that came
+ * from Matrix); CD_E_NOT_FOUND when none is known. */
+void cd_rooms_view_any(struct cd_rooms *r, const char *room_id, cd_room_fn fn, void *arg);
+/** Is @p user joined? From cache, or asked with the user's token. fn gets CD_OK or CD_E_NOT_FOUND. */
+void cd_rooms_joined(struct cd_rooms *r, struct cd_principal *who, const char *room_id, cd_room_fn fn,
+                     void *arg);
+/** A user connected or called: load joined_rooms once with that token (single flight, then cached),
+ * keep the token reference for view_any while the user is around. */
+void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who);
+/** That user's ignored users (m.ignored_user_list, cached); calls back with true when ignored. */
+void cd_rooms_ignored(struct cd_rooms *r, const char *user_id, const char *by_user,
+                      void (*fn)(void *arg, bool ignored), void *arg);
+/** From cache only. */
+bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, const char *user_id);
+/** A token we hold for that user right now, or NULL (borrowed). */
+struct cd_principal *cd_rooms_token_of(const struct cd_rooms *r, const char *user_id);
+
+/** A pushed state event changed the room (membership: join leave ban invite knock; encryption). */
+void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *user_id,
+                        const char *membership, const char *display_name, const char *avatar_url);
+void cd_rooms_on_encryption(struct cd_rooms *r, const char *room_id);
+
+#endif
