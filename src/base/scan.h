@@ -26,6 +26,20 @@ bool cd_json_valid(struct cd_str text, unsigned max_depth);
  * @param out_start  where the value starts within text */
 size_t cd_json_value(struct cd_str text, unsigned max_depth, size_t *out_start);
 
+/** A member of the outermost object that cd_json_pick reports. */
+struct cd_json_pick {
+    const char *name;
+};
+/** As cd_json_value, and remember the named members of the outermost object in the same pass (the last
+ * one wins). A value that is no object has none; an array is refused.
+ * @param found  one view a pick, {NULL, 0} when absent; meaningful only when the result is not 0 */
+size_t cd_json_pick(struct cd_str text, unsigned max_depth, const struct cd_json_pick *picks,
+                    size_t n_picks, struct cd_str *found, size_t *out_start);
+
+/** Length of the value at the start of @p text by brackets and quotes alone, for stepping over what
+ * cd_json_value refuses (any depth, control characters, broken UTF-8). 0: they do not end. */
+size_t cd_json_split(struct cd_str text, size_t *out_start);
+
 enum cd_json_kind cd_json_kind(struct cd_str value);
 
 /** Walk the members of a VALIDATED object. *pos starts at 0.
@@ -35,6 +49,8 @@ enum cd_json_kind cd_json_kind(struct cd_str value);
 bool cd_json_member(struct cd_str object, size_t *pos, struct cd_str *key, struct cd_str *value);
 /** Walk the elements of a VALIDATED array. */
 bool cd_json_element(struct cd_str array, size_t *pos, struct cd_str *value);
+/** Is this raw key, its escapes resolved, that name? */
+bool cd_json_key_is(struct cd_str key, const char *name);
 /** Find a member by its plain name in a VALIDATED object (the last one wins, as in JavaScript). */
 bool cd_json_find(struct cd_str object, const char *name, struct cd_str *value);
 
