@@ -2,6 +2,8 @@
 #ifndef CD_OUT_FETCH_H
 #define CD_OUT_FETCH_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -22,6 +24,7 @@ struct cd_fetch_req {
 struct cd_fetch_res {
     int status;           /* HTTP status, or 0: transport error */
     const char *error;    /* transport error text when status == 0 */
+    bool too_large;       /* status == 0 because the answer passed max_body */
     struct cd_str body;   /* borrowed for the callback */
     long retry_after_ms;  /* Retry-After header or retry_after_ms of the body, -1 when none */
 };
