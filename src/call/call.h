@@ -82,7 +82,8 @@ struct cd_participant {
     char *display_name; /* may be NULL */
     char *avatar_url;   /* may be NULL */
     char *party_id;     /* NULL until seated */
-    char *device_id;    /* the token's device, when it answered or initiated by REST; may be NULL */
+    char *device_id;    /* the client that took the seat: the token's device over REST, "socket:N"
+                         * over a socket, the party id of a Matrix client; may be NULL */
     char *leave_reason; /* may be NULL */
     enum cd_pstate state;
     enum cd_side side;
