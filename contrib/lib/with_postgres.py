@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ def main(argv):
     directory = tempfile.mkdtemp(prefix="calld-postgres-")
     os.chmod(directory, 0o711)
     child = None
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     try:
         port = ports.choose(["postgres"], {})["postgres"]
         postgres = services.Postgres(os.path.join(directory, "data"), os.path.join(directory, "log"), port, {})

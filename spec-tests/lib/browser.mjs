@@ -1,5 +1,6 @@
-// Chromium for tests: profiles of their own with fake media, the SDK page and call-test.html as objects.
+// Chromium for tests: profiles of their own with fake media, and the matrix-js-sdk page as an object.
 
+import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -62,8 +63,8 @@ export function launchProfiles(count) {
   return Promise.all(Array.from({ length: count }, () => Profile.launch()));
 }
 
-/** What both kinds of page have in common. */
-class Client {
+/** What the SDK page and the call page have in common; subclasses give media(). */
+export class Client {
   constructor(page) {
     this.page = page;
   }
@@ -82,8 +83,15 @@ class Client {
     }, { what: `media arriving at ${this.name}` });
   }
 
-  close() {
-    return this.page.close();
+  /** Waits until a candidate pair carries media, and returns the local candidate's type. */
+  localCandidateType() {
+    return until(async () => (await this.media()).localCandidateType, { what: `a selected pair at ${this.name}` });
+  }
+
+  /** Closes the page; fails when its scripts threw. */
+  async close() {
+    await this.page.close();
+    assert.deepEqual(this.page.problems, []);
   }
 }
 
