@@ -66,7 +66,8 @@ struct cd_idem_row {
 
 /** One transaction: all of it becomes durable, or none. Everything but `call` is owned by it. */
 struct cd_change {
-    const struct cd_call *call;     /* whole row and participants to write; NULL: no transition; borrowed */
+    const struct cd_call *call;     /* whole row and participants to write; NULL: no transition; borrowed
+                                     * until the callback */
     uint64_t expect_version;        /* 0: insert; else UPDATE ... WHERE version = this */
     char call_id[CD_CALL_ID_LEN + 1]; /* always set */
     size_t n_events;
@@ -90,6 +91,8 @@ struct cd_outbox_row *cd_change_outbox(struct cd_change *ch); /* zeroed row to f
 struct cd_signal_row *cd_change_signal(struct cd_change *ch);
 void cd_outbox_row_done(struct cd_outbox_row *r);
 void cd_signal_row_done(struct cd_signal_row *r);
+/** An idempotency row and its strings; NULL is allowed. */
+void cd_idem_row_free(struct cd_idem_row *r);
 
 enum cd_store_rc {
     CD_STORE_OK,
@@ -97,7 +100,8 @@ enum cd_store_rc {
     CD_STORE_CALL_EXISTS, /* the partial unique index says so: live_call_id is filled */
     CD_STORE_DUPLICATE,   /* the Matrix event was applied before */
     CD_STORE_DOWN,        /* not durable, outcome unknown to be negative: nothing was written */
-    CD_STORE_FULL         /* queue cap reached */
+    CD_STORE_FULL,        /* queue cap reached */
+    CD_STORE_REFUSED      /* cannot be stored, ever: invalid UTF-8 or JSON, U+0000; nothing was written */
 };
 
 typedef void (*cd_commit_fn)(void *arg, enum cd_store_rc rc, const char *live_call_id);
@@ -133,7 +137,10 @@ struct cd_store_stats {
 
 struct cd_store_ops {
     const char *name; /* "postgresql" or "memory" */
-    /** @param change  taken over, freed by the store after the callback */
+    /** Precedence when several hold: REFUSED, DUPLICATE, LOST_RACE by the idempotency key, CALL_EXISTS,
+     * LOST_RACE. A second insert of the same (room, matrix_call_id) is LOST_RACE, and so are events or
+     * outbox rows of an unknown call; signals of an unknown or final call are dropped silently.
+     * @param change  taken over, freed by the store after the callback */
     void (*commit)(struct cd_store *s, struct cd_change *change, cd_commit_fn fn, void *arg);
     void (*load_call)(struct cd_store *s, const char *call_id, cd_load_fn fn, void *arg);
     void (*load_by_matrix)(struct cd_store *s, const char *room_id, const char *matrix_call_id,
@@ -156,8 +163,9 @@ struct cd_store_ops {
     void (*seen_put)(struct cd_store *s, const uint8_t hash[16], cd_commit_fn fn, void *arg);
     void (*quarantine)(struct cd_store *s, const char *reason, struct cd_str raw, cd_done_fn fn, void *arg);
     void (*stats)(const struct cd_store *s, struct cd_store_stats *out);
-    /** Flush what waits, then call back. */
+    /** Flush what waits, then call back (CD_STORE_DOWN: some of it could not be written). */
     void (*flush)(struct cd_store *s, cd_done_fn fn, void *arg);
+    /** Flush first: callbacks still pending are dropped. */
     void (*close)(struct cd_store *s);
 };
 
