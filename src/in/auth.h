@@ -25,15 +25,21 @@ struct cd_principal {
 };
 struct cd_principal *cd_principal_ref(struct cd_principal *p);
 void cd_principal_unref(struct cd_principal *p); /* NULL is allowed */
+/** A principal with one reference, for tokens that are known otherwise (sealed ones, tests).
+ * @param device_id,matrix_token  copied, may be NULL. @return NULL out of memory */
+struct cd_principal *cd_principal_new(const char *user_id, const char *device_id,
+                                      const char *matrix_token);
 
 struct cd_auth_conf {
     const char *homeserver_url; /* "" : none (every token is refused with 503) */
     const char *server_name;    /* users of other servers are refused */
     const char *as_token, *hs_token; /* refused as user tokens */
+    const char *hs_token_previous;   /* also taken from the homeserver while rotating; may be NULL */
     const char *admin_users;    /* space or comma separated ids */
     const char *admin_token_file;
     unsigned whoami_in_flight;         /* 16 */
     unsigned failed_tokens_per_minute; /* 10, per address; 0: no limit */
+    bool query_token;                  /* users may also send ?access_token= */
 };
 
 struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
@@ -43,23 +49,36 @@ void cd_auth_free(struct cd_auth_svc *a);
 /** Called with CD_OK and a principal (borrowed for the call; ref it), or a failure in @p err. */
 typedef void (*cd_auth_done_fn)(void *arg, enum cd_rc rc, struct cd_principal *p,
                                 const struct cd_err *err);
-/** Check a user token. When the cache knows, fn runs inside this call.
- * Order: impossible length or alphabet -> CD_E_UNKNOWN_TOKEN at once; address over its failure limit ->
- * CD_E_LIMITED; cache; whoami (16 in flight, excess waits 2 s, then CD_E_OVERLOADED).
+/** Check a user token. When the answer is known, fn runs inside this call.
+ * Order: impossible length or alphabet -> CD_E_UNKNOWN_TOKEN at once; a token known to be good; address
+ * over its failure limit -> CD_E_LIMITED; a token known to be bad; whoami (16 in flight, excess waits 2 s,
+ * then CD_E_OVERLOADED). A question counts against its address from its start until the token proves
+ * valid, so a burst of bad ones cannot overtake the limit; while good ones may still come back, further
+ * ones of that address wait instead of failing.
+ * Other failures: CD_E_GUEST, CD_E_FORBIDDEN (locked account), CD_E_HOMESERVER (never 401 for 5xx).
  * @return a ticket for cd_auth_cancel while waiting, 0 when fn has run */
 uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *client_ip,
                        cd_auth_done_fn fn, void *arg);
 void cd_auth_cancel(struct cd_auth_svc *a, uint64_t ticket);
 /** Ask again whatever the cache says (periodic re-check of sockets, after a 401 in sending). */
 void cd_auth_forget(struct cd_auth_svc *a, struct cd_str token);
+/** Replace the admins (SIGHUP): ids and the file that holds the admin bearer; both may be NULL. */
+void cd_auth_set_admins(struct cd_auth_svc *a, const char *users, const char *token_file);
 /** Constant time. Also takes the previous hs_token while rotating. */
 bool cd_auth_is_hs(const struct cd_auth_svc *a, struct cd_str token);
 bool cd_auth_is_admin_user(const struct cd_auth_svc *a, const char *user_id);
 bool cd_auth_is_admin_token(const struct cd_auth_svc *a, struct cd_str token);
 
-/** The hook for cd_http_set_auth: reads the Authorization header (or, when switched on, the query),
- * authenticates per kind. self is the service. */
+struct cd_auth_stats {
+    uint64_t asked;      /* whoami requests */
+    uint64_t cache_hits, refused_here, limited, overloaded, unavailable;
+    size_t in_flight, waiting, cached;
+};
+void cd_auth_stats(const struct cd_auth_svc *a, struct cd_auth_stats *out);
 
+/** The hook for cd_http_set_auth: reads the Authorization header (or, when switched on, the query),
+ * authenticates per kind. self is the service. Admins who came with the admin bearer or by the control
+ * socket have no principal. */
 enum cd_rc cd_auth_http(void *self, struct cd_req *req, enum cd_auth kind);
 
 #endif

@@ -1,0 +1,60 @@
+/* auth_int.h -- what auth.c, auth_cache.c and auth_http.c share, and nobody else sees. */
+#ifndef CD_IN_AUTH_INT_H
+#define CD_IN_AUTH_INT_H
+
+#include "base/map.h"
+#include "in/auth.h"
+#include "in/limit.h"
+#include "loop/loop.h"
+
+/* --- the cache: what whoami said about a token, by the token's keyed hash ---------------------- */
+
+struct cd_auth_known {
+    struct cd_auth_known *newer, *older;
+    uint8_t key[16];
+    struct cd_principal *principal; /* NULL: refused with *err */
+    struct cd_err *err;
+    int64_t until_ms; /* monotonic */
+};
+
+struct cd_auth_cache {
+    struct cd_map map;
+    struct cd_auth_known *newest, *oldest;
+    size_t max;
+};
+
+void cd_auth_cache_init(struct cd_auth_cache *c, size_t max);
+void cd_auth_cache_done(struct cd_auth_cache *c);
+/** What is known and not too old. @return NULL: nothing */
+struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms);
+/** Remember. @param p  takes its own reference; NULL: refused, @p err is copied */
+void cd_auth_cache_put(struct cd_auth_cache *c, const uint8_t key[16], struct cd_principal *p,
+                       const struct cd_err *err, int64_t until_ms);
+void cd_auth_cache_del(struct cd_auth_cache *c, const uint8_t key[16]);
+
+/* --- the service -------------------------------------------------------------------------------- */
+
+struct cd_auth_check; /* one token being asked about */
+
+struct cd_auth_svc {
+    struct cd_loop *loop;
+    struct cd_fetch_pool *pool;
+    char *whoami_url; /* NULL: no homeserver */
+    char *server_name, *as_token, *hs_token, *hs_token_previous;
+    char *admin_users, *admin_token;
+    unsigned max_in_flight;
+    bool query_token;
+    struct cd_auth_cache cache;
+    struct cd_limit *failures; /* by address */
+    struct cd_map checks;      /* by hash of the token: single flight */
+    struct cd_map waiters;     /* by ticket */
+    struct cd_auth_check *first, *last; /* in order of arrival */
+    unsigned in_flight;
+    size_t n_checks;
+    uint64_t last_ticket;
+    int64_t quiet_until_ms; /* the homeserver asked for silence with 429 */
+    bool closing;
+    struct cd_auth_stats stats;
+};
+
+#endif
