@@ -32,7 +32,9 @@ struct cd_sock_ops {
      * slices are valid for the call only. Answer with cd_ack_*(). */
     void (*on_event)(void *user, struct cd_sock *sock, struct cd_str event, struct cd_str payload,
                      const struct cd_ack *ack);
-    /** Gone, once, for accepted sockets and for pending ones (user is then NULL: cancel by sock id). */
+    /** Gone, once, for accepted sockets and for pending ones (user is then NULL: cancel by sock id).
+     * The id resolves to nothing already. Never called from within cd_sock_emit*, cd_ack_* or
+     * cd_sock_disconnect: those close a moment later, so that callers may walk their lists. */
     void (*on_disconnect)(void *self, void *user, struct cd_sock *sock);
 };
 
@@ -42,7 +44,7 @@ struct cd_sock_conf {
     size_t max_payload;        /* 1000000 is Socket.IO's; ours 262144 */
     unsigned connect_timeout_ms; /* CONNECT must come within, 45000 */
     size_t queue_messages, queue_bytes;
-    unsigned max_sessions;     /* Engine.IO sessions in all */
+    unsigned max_sessions;     /* Engine.IO sessions and /ws connections in all */
 };
 
 /** Install polling routes (/socket.io/, GET POST OPTIONS) and the WebSocket endpoint
@@ -72,7 +74,8 @@ void cd_ack_fail(const struct cd_ack *ack, const struct cd_err *err, const char 
 void cd_sock_disconnect(struct cd_sock *sock);
 /** To every socket: server-restarting and the like. */
 void cd_sock_broadcast(const char *event, struct cd_str payload);
-/** Shutdown: close everything. */
+/** Shutdown: close everything at once, on_disconnect included. Before cd_http_drain and before the
+ * loop goes; not from within a callback of cd_sock_ops. */
 void cd_sock_close_all(void);
 
 struct cd_sock_stats {
