@@ -1,0 +1,448 @@
+/* flow.c -- carries a command through: decide, write, commit, reply, fan out.
+ *
+ * In: commands from REST, sockets, Matrix and timers. Out: answers and the modules' after_commit, both
+ * only once the store says it is durable. Order: one commit a call is in flight; later commands of that
+ * call wait and decide on what it left. Blocks: never. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "live.h"
+
+#define MAX_JOBS 64   /* commands of one call that may wait */
+#define MAX_RETRIES 4 /* lost races with another daemon before giving up */
+
+struct cd_job {
+    struct cd_job *next;
+    struct cd_live *live;
+    struct cd_cmd cmd; /* strings are owned copies */
+    char *user, *client, *party_id;
+    bool has_hash, creating;
+    uint8_t mx_hash[16];
+    struct cd_idem_row *idem;
+    cd_cmd_fn fn;
+    void *arg;
+    unsigned tries;
+    struct cd_call *next_state; /* while its commit is in flight */
+    struct cd_change *change;   /* the same; owned by the store */
+};
+
+static void run_next(struct cd_live *l);
+
+static void idem_free(struct cd_idem_row *r)
+{
+    if (!r)
+        return;
+    free(r->user_id);
+    free(r->key);
+    free(r->response);
+    free(r);
+}
+
+static void job_free(struct cd_job *j)
+{
+    free(j->user);
+    free(j->client);
+    free(j->party_id);
+    idem_free(j->idem);
+    cd_call_free(j->next_state);
+    free(j);
+}
+
+static char *dup_or_null(const char *s, bool *ok)
+{
+    char *copy = s ? strdup(s) : NULL;
+
+    if (s && !copy)
+        *ok = false;
+    return copy;
+}
+
+static struct cd_job *job_new(struct cd_live *l, const struct cd_cmd *cmd, const struct cd_extra *extra,
+                              cd_cmd_fn fn, void *arg)
+{
+    struct cd_job *j = calloc(1, sizeof(*j));
+    bool ok = true;
+
+    if (!j) {
+        if (extra)
+            idem_free(extra->idem);
+        return NULL;
+    }
+    j->live = l;
+    j->fn = fn;
+    j->arg = arg;
+    j->cmd = *cmd;
+    j->cmd.user = j->user = dup_or_null(cmd->user, &ok);
+    j->cmd.client = j->client = dup_or_null(cmd->client, &ok);
+    j->cmd.party_id = j->party_id = dup_or_null(cmd->party_id, &ok);
+    if (extra) {
+        j->idem = extra->idem;
+        j->has_hash = extra->mx_hash != NULL;
+        if (extra->mx_hash)
+            memcpy(j->mx_hash, extra->mx_hash, sizeof(j->mx_hash));
+    }
+    if (ok)
+        return j;
+    job_free(j);
+    return NULL;
+}
+
+/* Tell the one who asked, then forget the job. */
+static void finish_job(struct cd_job *j, struct cd_result *res)
+{
+    res->live = j->live;
+    if (res->rc != CD_OK && res->err.rc != res->rc)
+        cd_fail(&res->err, res->rc, NULL);
+    if (j->fn)
+        j->fn(j->arg, res);
+    job_free(j);
+}
+
+static void fail_job(struct cd_job *j, enum cd_rc rc, const char *text)
+{
+    struct cd_result res = {.rc = rc};
+
+    cd_fail(&res.err, rc, "%s", text ? text : cd_rc_text(rc));
+    finish_job(j, &res);
+}
+
+/* 409 with the state that stands in the way. */
+static void refuse_job(struct cd_job *j)
+{
+    const struct cd_call *c = cd_live_call(j->live);
+    struct cd_result res = {.rc = CD_E_INVALID_STATE};
+    const char *reason = cd_reason_name(c->end_reason);
+
+    if (j->cmd.source == CD_S_REST || j->cmd.source == CD_S_SOCKET)
+        j->live->core->counts.refused++;
+    else
+        j->live->core->counts.ignored++;
+    cd_fail(&res.err, res.rc, "The call is %s; this is not possible now.", cd_status_name(c->status));
+    snprintf(res.err.extra, sizeof(res.err.extra), "\"status\":\"%s\",\"endReason\":%s%s%s",
+             cd_status_name(c->status), reason ? "\"" : "", reason ? reason : "null", reason ? "\"" : "");
+    finish_job(j, &res);
+}
+
+static const char *event_data(const struct cd_call *next, char *buf, size_t size)
+{
+    const char *reason = cd_reason_name(next->end_reason);
+
+    snprintf(buf, size, "{\"status\":\"%s\"%s%s%s}", cd_status_name(next->status),
+             reason ? ",\"endReason\":\"" : "", reason ? reason : "", reason ? "\"" : "");
+    return buf;
+}
+
+/* The rows that every transition writes; modules add theirs. */
+static struct cd_change *build_change(struct cd_job *j, const struct cd_call *prev, struct cd_call *next,
+                                      const char *event_type)
+{
+    struct cd_live *l = j->live;
+    struct cd_change *ch = cd_change_new(next->id);
+    char data[128];
+
+    if (!ch)
+        return NULL;
+    ch->call = next;
+    ch->expect_version = prev ? prev->version : 0;
+    if (!cd_change_event(ch, cd_take_seq(l), event_type, j->cmd.user, event_data(next, data, sizeof(data)),
+                         j->cmd.now_ms)) {
+        cd_change_free(ch);
+        return NULL;
+    }
+    if (j->has_hash) {
+        ch->events[0].has_mx_hash = true;
+        memcpy(ch->events[0].mx_hash, j->mx_hash, sizeof(j->mx_hash));
+    }
+    next->mx_state = l->mx_state;
+    next->invite_tried = l->invite_tried;
+    ch->drop_signals = cd_status_final(next->status);
+    ch->idem = j->idem;
+    j->idem = NULL;
+    for (size_t i = 0; cd_modules[i]; i++)
+        if (cd_modules[i]->before_commit)
+            cd_modules[i]->before_commit(l->core, l, prev, next, &j->cmd, ch);
+    next->seq = l->seq;
+    return ch;
+}
+
+static void count_transition(struct cd_core *core, const struct cd_call *c)
+{
+    core->counts.transitions++;
+    if (cd_status_final(c->status))
+        core->counts.final_by_status[c->status]++;
+}
+
+static void committed(struct cd_job *j)
+{
+    struct cd_live *l = j->live;
+    struct cd_core *core = l->core;
+    struct cd_call *prev = l->cur;
+    struct cd_change *ch = j->change; /* still alive: the store frees it after this callback */
+    struct cd_result res = {.rc = CD_OK, .live = l, .moved = true};
+
+    l->cur = j->next_state;
+    j->next_state = NULL;
+    if (j->creating) {
+        l->born = NULL;
+        core->counts.calls_created++;
+    } else {
+        count_transition(core, l->cur);
+    }
+    if (j->fn)
+        j->fn(j->arg, &res);
+    for (size_t i = 0; cd_modules[i]; i++)
+        if (cd_modules[i]->after_commit)
+            cd_modules[i]->after_commit(core, l, prev, &j->cmd, ch);
+    cd_call_free(prev);
+    job_free(j);
+    if (cd_status_final(l->cur->status))
+        cd_live_retire(l);
+}
+
+/* Creation failed: nobody ever saw the call. */
+static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *live_call_id)
+{
+    struct cd_live *l = j->live;
+    struct cd_result res = {.rc = CD_E_OVERLOADED, .live = l};
+
+    if (rc == CD_STORE_CALL_EXISTS) {
+        res.rc = CD_E_CALL_EXISTS;
+        cd_fail(&res.err, res.rc, NULL);
+        if (live_call_id)
+            snprintf(res.err.extra, sizeof(res.err.extra), "\"callId\":\"%.40s\"", live_call_id);
+    } else if (rc == CD_STORE_DUPLICATE) {
+        res.rc = CD_OK; /* applied before: nothing to do, nothing to show */
+    } else {
+        cd_fail(&res.err, res.rc, "The call could not be stored; try again.");
+    }
+    j->next_state = NULL; /* it is l->born, which goes with the live call */
+    if (j->fn)
+        j->fn(j->arg, &res);
+    job_free(j);
+    while (l->jobs) { /* what arrived meanwhile has no call to act on */
+        struct cd_job *waiting = l->jobs;
+        l->jobs = waiting->next;
+        l->n_jobs--;
+        fail_job(waiting, CD_E_NOT_FOUND, NULL);
+    }
+    cd_live_unlink(l);
+}
+
+/* Another daemon moved the call: take over what it wrote, decide again. */
+static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
+{
+    struct cd_job *j = arg;
+    struct cd_live *l = j->live;
+
+    l->busy = false;
+    if (rc == CD_STORE_OK && sc && sc->call) {
+        cd_call_free(l->cur);
+        l->cur = sc->call;
+        sc->call = NULL;
+        if (l->cur->seq > l->seq)
+            l->seq = l->cur->seq;
+        j->next = l->jobs;
+        l->jobs = j;
+        if (!j->next)
+            l->jobs_tail = &j->next;
+        l->n_jobs++;
+    } else {
+        fail_job(j, CD_E_OVERLOADED, "The call could not be read back; try again.");
+    }
+    cd_stored_call_free(sc);
+    run_next(l);
+}
+
+static void on_committed(void *arg, enum cd_store_rc rc, const char *live_call_id)
+{
+    struct cd_job *j = arg;
+    struct cd_live *l = j->live;
+
+    l->busy = false;
+    if (rc == CD_STORE_OK) {
+        committed(j);
+    } else if (j->creating) {
+        creation_failed(j, rc, live_call_id);
+        return;
+    } else if (rc == CD_STORE_LOST_RACE && ++j->tries < MAX_RETRIES) {
+        cd_call_free(j->next_state);
+        j->next_state = NULL;
+        l->busy = true;
+        l->core->store->ops->load_call(l->core->store, cd_live_id(l), on_reloaded, j);
+        return;
+    } else if (rc == CD_STORE_DUPLICATE) {
+        struct cd_result res = {.rc = CD_OK};
+        finish_job(j, &res);
+    } else {
+        fail_job(j, CD_E_OVERLOADED, "The call could not be stored; try again.");
+    }
+    run_next(l);
+}
+
+static void start_commit(struct cd_job *j, const struct cd_call *prev, struct cd_call *next,
+                         const char *event_type)
+{
+    struct cd_live *l = j->live;
+
+    j->next_state = next;
+    j->change = build_change(j, prev, next, event_type);
+    l->busy = true;
+    if (j->change)
+        l->core->store->ops->commit(l->core->store, j->change, on_committed, j);
+    else
+        on_committed(j, CD_STORE_FULL, NULL);
+}
+
+static void run_job(struct cd_job *j)
+{
+    struct cd_decision d = cd_fsm_decide(j->live->cur, &j->cmd);
+    struct cd_result ok = {.rc = CD_OK};
+
+    switch (d.verdict) {
+    case CD_V_MOVED:
+        start_commit(j, j->live->cur, d.next, d.event_type);
+        break;
+    case CD_V_SAME:
+        finish_job(j, &ok);
+        break;
+    case CD_V_REFUSED:
+        refuse_job(j);
+        break;
+    case CD_V_FORBIDDEN:
+        fail_job(j, CD_E_FORBIDDEN,
+                 cd_call_participant_const(j->live->cur, j->cmd.user)
+                     ? "Only the one who was invited can do this."
+                     : NULL);
+        break;
+    case CD_V_NO_MEMORY:
+        fail_job(j, CD_E_NO_MEMORY, NULL);
+        break;
+    }
+}
+
+static void run_next(struct cd_live *l)
+{
+    while (!l->busy && l->jobs && l->cur) {
+        struct cd_job *j = l->jobs;
+
+        l->jobs = j->next;
+        if (!l->jobs)
+            l->jobs_tail = &l->jobs;
+        l->n_jobs--;
+        j->next = NULL;
+        run_job(j);
+    }
+    cd_live_maybe_free(l);
+}
+
+void cd_submit(struct cd_core *core, struct cd_live *live, const struct cd_cmd *cmd,
+               const struct cd_extra *extra, cd_cmd_fn fn, void *arg)
+{
+    struct cd_job *j = job_new(live, cmd, extra, fn, arg);
+    struct cd_result res = {.rc = CD_E_NO_MEMORY, .live = live};
+
+    (void)core;
+    if (j && live->n_jobs >= MAX_JOBS) {
+        fail_job(j, CD_E_OVERLOADED, "Too many commands wait for this call.");
+        return;
+    }
+    if (!j) {
+        cd_fail(&res.err, res.rc, NULL);
+        if (fn)
+            fn(arg, &res);
+        return;
+    }
+    *live->jobs_tail = j;
+    live->jobs_tail = &j->next;
+    live->n_jobs++;
+    run_next(live);
+}
+
+struct cd_live *cd_create(struct cd_core *core, struct cd_call *born, const struct cd_extra *extra,
+                          cd_cmd_fn fn, void *arg)
+{
+    struct cd_cmd cmd = {.ev = CD_EV_COUNT, .source = CD_S_REST, .user = born->caller,
+                         .now_ms = born->initiated_at, .mx_version = 1};
+    struct cd_live *l = cd_live_new(core, born, true);
+    struct cd_job *j = l ? job_new(l, &cmd, extra, fn, arg) : NULL;
+
+    if (born->origin == CD_O_MATRIX)
+        cmd.source = CD_S_MATRIX;
+    else if (born->origin == CD_O_SOCKET)
+        cmd.source = CD_S_SOCKET;
+    if (!j) {
+        struct cd_result res = {.rc = CD_E_NO_MEMORY};
+        if (!l && extra)
+            idem_free(extra->idem);
+        if (l)
+            cd_live_unlink(l);
+        cd_fail(&res.err, res.rc, NULL);
+        fn(arg, &res);
+        return NULL;
+    }
+    j->cmd.source = cmd.source;
+    j->creating = true;
+    born->version = 1;
+    l->busy = true;
+    j->next_state = born;
+    /* the caller may attach signals (an offer) before the rows are built */
+    if (cd_loop_defer(core->loop, cd_flow_start_creation, j) != 0)
+        cd_flow_start_creation(j);
+    return l;
+}
+
+void cd_flow_start_creation(void *arg)
+{
+    struct cd_job *j = arg;
+    struct cd_call *born = j->next_state;
+
+    start_commit(j, NULL, born, "initiated");
+}
+
+/* --- rows outside transitions -------------------------------------------------------------------- */
+
+struct aside {
+    struct cd_core *core;
+    struct cd_change *change;
+    struct cd_live *live;
+};
+
+static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_call_id)
+{
+    struct aside *a = arg;
+
+    (void)live_call_id;
+    if (rc == CD_STORE_OK && a->core->outbox)
+        cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
+    else if (rc != CD_STORE_OK)
+        cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
+               "%zu Matrix events could not be stored and will not be sent", a->change->n_outbox);
+    free(a);
+}
+
+enum cd_rc cd_write_outbox(struct cd_core *core, struct cd_live *live, struct cd_outbox_row *rows, size_t n)
+{
+    struct cd_change *ch = cd_change_new(cd_live_id(live));
+    struct aside *a = malloc(sizeof(*a));
+    bool ok = ch && a;
+
+    for (size_t i = 0; i < n; i++) {
+        struct cd_outbox_row *to = ok ? cd_change_outbox(ch) : NULL;
+        if (to) {
+            *to = rows[i];
+        } else {
+            ok = false;
+            cd_outbox_row_done(&rows[i]);
+        }
+    }
+    if (!ok) {
+        cd_change_free(ch);
+        free(a);
+        return CD_E_NO_MEMORY;
+    }
+    *a = (struct aside){core, ch, live};
+    core->store->ops->commit(core->store, ch, aside_committed, a);
+    return CD_OK;
+}

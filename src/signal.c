@@ -1,0 +1,199 @@
+/* signal.c -- offers, answers and candidates: numbered, delivered at once, written behind.
+ *
+ * Why apart from flow.c: signals change no state and never wait for the database (design, section 1).
+ * Their ack means "accepted". What a late joiner or a restart needs goes to call_signals with the next
+ * batch: the first offer and answer, later ones, and the first candidates of each party. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "live.h"
+
+static const char *const event_names[] = {
+    [CD_SIG_OFFER] = "webrtc-offer", [CD_SIG_ANSWER] = "webrtc-answer", [CD_SIG_CANDIDATE] = "ice-candidate"};
+
+static void flush_signals(void *arg);
+
+/* Write-behind: one change a turn and call, at most CD_CHANGE_SIGNALS rows. */
+static void queue_flush(struct cd_live *l)
+{
+    if (l->flush_queued || l->gone)
+        return;
+    l->flush_queued = cd_loop_defer(l->core->loop, flush_signals, l) == 0;
+}
+
+static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
+{
+    struct cd_signal_row *r = cd_change_signal(ch);
+    struct cd_buf b;
+
+    if (!r)
+        return false;
+    cd_buf_init(&b, e->body_n + 2);
+    cd_buf_addc(&b, '{');
+    cd_buf_add(&b, e->payload + e->body_at, e->body_n);
+    cd_buf_addc(&b, '}');
+    r->seq = e->seq;
+    r->kind = strdup(e->event);
+    r->from_user = e->from_user ? strdup(e->from_user) : NULL;
+    r->from_party = e->from_party ? strdup(e->from_party) : NULL;
+    r->to = e->to ? strdup(e->to) : NULL;
+    r->payload = cd_buf_steal(&b, NULL);
+    return r->kind && r->payload;
+}
+
+static void flushed(void *arg, enum cd_store_rc rc, const char *live_call_id)
+{
+    (void)arg;
+    (void)live_call_id;
+    if (rc != CD_STORE_OK)
+        cd_log(CD_LOG_WARN, "signal", "signals.unwritten", NULL,
+               "signals could not be stored; a restart would lose them");
+}
+
+static void flush_signals(void *arg)
+{
+    struct cd_live *l = arg;
+    bool more = false;
+
+    l->flush_queued = false;
+    if (l->gone || !l->cur || cd_status_final(l->cur->status)) {
+        if (!l->gone && !l->cur)
+            queue_flush(l); /* still being created: its row must come first */
+        cd_live_maybe_free(l);
+        return;
+    }
+    struct cd_change *ch = cd_change_new(l->cur->id);
+    for (size_t i = 0; ch && i < l->n_log; i++) {
+        struct cd_log_entry *e = &l->log[i];
+
+        if (!e->signal || e->written)
+            continue;
+        if (ch->n_signals == CD_CHANGE_SIGNALS) {
+            more = true;
+            break;
+        }
+        e->written = fill_row(ch, e);
+    }
+    if (ch && ch->n_signals)
+        l->core->store->ops->commit(l->core->store, ch, flushed, NULL);
+    else
+        cd_change_free(ch);
+    if (more)
+        queue_flush(l);
+}
+
+/* The whole payload as sockets get it; notes where the client's own members stand in it. */
+static char *build_payload(const struct cd_live *l, const struct cd_sig *sig, uint64_t seq, size_t *body_at,
+                           size_t *n)
+{
+    struct cd_buf b;
+
+    cd_buf_init(&b, sig->members.n + 2048);
+    cd_buf_adds(&b, "{\"callId\":");
+    cd_buf_add_jsons(&b, cd_live_id(l));
+    cd_buf_adds(&b, ",\"seq\":");
+    cd_buf_add_i64(&b, (int64_t)seq);
+    cd_buf_adds(&b, ",\"from\":");
+    cd_buf_add_jsons(&b, sig->from_user);
+    cd_buf_adds(&b, ",\"fromParty\":");
+    cd_buf_add_jsons(&b, sig->from_party);
+    cd_buf_addc(&b, ',');
+    *body_at = b.n;
+    cd_buf_add(&b, sig->members.p, sig->members.n);
+    cd_buf_addc(&b, '}');
+    return cd_buf_steal(&b, n);
+}
+
+/* To every seated socket but the sender's, or to the one it is addressed to. */
+static void deliver(struct cd_core *core, const struct cd_live *l, const struct cd_sig *sig,
+                    const char *event, struct cd_str payload)
+{
+    const struct cd_call *c = cd_live_call(l);
+
+    for (size_t i = 0; i < c->n_participants; i++) {
+        const struct cd_participant *p = &c->participants[i];
+        struct cd_sock *sock;
+
+        if (sig->from_user && strcmp(p->user_id, sig->from_user) == 0)
+            continue;
+        if (sig->to && strcmp(sig->to, p->user_id) != 0 && (!p->party_id || strcmp(sig->to, p->party_id) != 0))
+            continue;
+        sock = l->seats[i].sock_id ? cd_sock_by_id(l->seats[i].sock_id) : NULL;
+        if (sock)
+            cd_sock_emit(sock, event, payload);
+    }
+    (void)core;
+}
+
+static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq, char *payload, size_t n,
+                       size_t body_at)
+{
+    struct cd_log_entry *e = cd_live_log(l, seq, event_names[sig->kind], payload, n);
+
+    if (!e)
+        return false;
+    e->signal = true;
+    e->body_at = body_at;
+    e->body_n = sig->members.n;
+    e->from_user = sig->from_user ? strdup(sig->from_user) : NULL;
+    e->from_party = sig->from_party ? strdup(sig->from_party) : NULL;
+    e->to = sig->to ? strdup(sig->to) : NULL;
+    if (sig->kind == CD_SIG_OFFER && !l->first_offer)
+        l->first_offer = l->n_log;
+    if (sig->kind == CD_SIG_ANSWER && !l->first_answer)
+        l->first_answer = l->n_log;
+    return true;
+}
+
+/* Beyond the cap candidates are still relayed, only no longer kept. */
+static bool keeps(struct cd_live *l, const struct cd_sig *sig)
+{
+    int seat = cd_live_seat_of(l, sig->from_user);
+
+    if (sig->kind != CD_SIG_CANDIDATE || seat < 0)
+        return true;
+    if (l->seats[seat].n_candidates >= (unsigned)l->core->conf->limits.candidates)
+        return false;
+    l->seats[seat].n_candidates++;
+    return true;
+}
+
+enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig, uint64_t *out_seq,
+                     struct cd_err *err)
+{
+    const struct cd_call *c = cd_live_call(live);
+    size_t limit = (size_t)(sig->kind == CD_SIG_CANDIDATE ? core->conf->limits.signal_bytes
+                                                           : core->conf->limits.sdp_bytes);
+
+    if (cd_status_final(c->status)) {
+        const char *reason = cd_reason_name(c->end_reason);
+        cd_fail(err, CD_E_INVALID_STATE, "The call is %s.", cd_status_name(c->status));
+        if (err)
+            snprintf(err->extra, sizeof(err->extra), "\"status\":\"%s\",\"endReason\":%s%s%s",
+                     cd_status_name(c->status), reason ? "\"" : "", reason ? reason : "null",
+                     reason ? "\"" : "");
+        return CD_E_INVALID_STATE;
+    }
+    if (sig->members.n > limit)
+        return cd_fail(err, CD_E_TOO_LARGE, "A signal may hold %zu bytes; this one has %zu.", limit,
+                       sig->members.n);
+    uint64_t seq = sig->seq ? sig->seq : cd_take_seq(live);
+    size_t body_at, n;
+    char *payload = build_payload(live, sig, seq, &body_at, &n);
+    if (!payload)
+        return cd_fail(err, CD_E_NO_MEMORY, NULL);
+    if (!sig->silent)
+        deliver(core, live, sig, event_names[sig->kind], (struct cd_str){payload, n});
+    core->counts.signals++;
+    core->counts.signals_bytes += sig->members.n;
+    if (!keeps(live, sig))
+        free(payload);
+    else if (log_signal(live, sig, seq, payload, n, body_at))
+        queue_flush(live);
+    for (size_t i = 0; cd_modules[i]; i++)
+        if (cd_modules[i]->on_signal)
+            cd_modules[i]->on_signal(core, live, sig, seq);
+    *out_seq = seq;
+    return CD_OK;
+}
