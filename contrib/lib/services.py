@@ -267,7 +267,14 @@ class Daemon:
                     return
             os.unlink(self.registration)
         run([self.binary, "generate-registration", "--server-name", SERVER_NAME, "--url", url,
-             "--output", self.registration], "matrix-calld generate-registration", cwd=self.directory)
+             "--output", self.registration], "matrix-calld generate-registration", cwd=self.directory,
+            env=self._environment())
+
+    @staticmethod
+    def _environment():
+        """Only the file decides: the environment may hold DATABASE_URL, PORT and the like for something else."""
+        return {name: value for name, value in os.environ.items()
+                if name in ("PATH", "HOME", "LANG", "TZ") or name.endswith("SAN_OPTIONS")}
 
     def configure(self, *, postgres, coturn, synapse, extra):
         settings = {
@@ -299,7 +306,8 @@ class Daemon:
         write_private(self.config, "\n".join(lines) + "\n")
 
     def start(self):
-        return Child("matrix-calld", [self.binary, "-c", self.config], self.log_path, cwd=self.directory)
+        return Child("matrix-calld", [self.binary, "-c", self.config], self.log_path, cwd=self.directory,
+                     env=self._environment())
 
     def wait(self, child):
         child.wait_until(lambda: child.log_contains("ready"), "saying ready")

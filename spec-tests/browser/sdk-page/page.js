@@ -2,8 +2,7 @@
 
 import { createClient, ClientEvent, SyncState } from 'matrix-js-sdk';
 import { CallEventHandlerEvent } from 'matrix-js-sdk/lib/webrtc/callEventHandler';
-import { CallEvent } from 'matrix-js-sdk/lib/webrtc/call';
-import { createNewMatrixCall } from 'matrix-js-sdk/lib/webrtc/call';
+import { CallEvent, createNewMatrixCall } from 'matrix-js-sdk/lib/webrtc/call';
 
 const now = () => performance.now();
 
@@ -14,6 +13,8 @@ let call = null;
 const sdk = {
   ready: false, state: 'idle', callId: null, incoming: false, error: null, hangupReason: null, hangupParty: null,
   remoteAudioMuted: null, remoteVideoMuted: null, timings: {},
+  // Set by benchmarks: no time is lost between ringing and answering.
+  answerAtOnce: false,
 };
 window.sdk = sdk;
 
@@ -76,6 +77,7 @@ sdk.start = async ({ homeserver, userId, accessToken, deviceId, relayOnly = fals
     note('incoming');
     sdk.incoming = true;
     watch(incoming);
+    if (sdk.answerAtOnce) sdk.answer();
   });
   const synced = new Promise((resolve) => {
     client.on(ClientEvent.Sync, (state) => {
