@@ -22,7 +22,7 @@ export function candidatesInSdp(events, userId) {
 /** Waits until the daemon has nothing left to send for a call, so that the room's timeline is complete. */
 export function untilSent(stack, callId) {
   return until(async () => {
-    const [row] = await stack.query(`SELECT count(*) FROM matrix_outbox WHERE call_id IN
+    const [row] = await stack.query(`SELECT count(*) FROM matrix_outbox WHERE call_session_id IN
       (SELECT id FROM call_sessions WHERE id = ${quote(callId)} OR matrix_call_id = ${quote(callId)})`);
     return Number(row.count) === 0;
   }, { what: 'an empty outbox', seconds: 60 });
@@ -109,7 +109,12 @@ export async function expectRecord(stack, callId, expected) {
     .filter((time) => time !== null);
   assert.deepEqual(times, [...times].sort((a, b) => a - b), 'times are in order');
   assert.deepEqual(participants.map((row) => row.user_id).sort(), [caller.userId, callee.userId].sort());
-  assert.ok(events.length >= 2, 'beginning and end are recorded');
+  const final = ['ended', 'rejected', 'missed'];
+  for (const [types, time] of [[['initiated'], session.initiated_at], [['answered'], session.accepted_at],
+    [['connected'], session.connected_at], [final, session.ended_at]]) {
+    const found = events.filter((row) => types.includes(row.event_type)).map((row) => row.created_at);
+    assert.deepEqual(found, time === null ? [] : [time], `${types[0]} is recorded with the session's time`);
+  }
   const sequence = events.map((row) => Number(row.seq));
   assert.deepEqual(sequence, [...new Set(sequence)], 'events are numbered once');
   assert.doesNotMatch(JSON.stringify(events), /v=0|candidate:/, 'events hold neither SDP nor candidates');
