@@ -109,7 +109,7 @@ export async function expectRecord(stack, callId, expected) {
     .filter((time) => time !== null);
   assert.deepEqual(times, [...times].sort((a, b) => a - b), 'times are in order');
   assert.deepEqual(participants.map((row) => row.user_id).sort(), [caller.userId, callee.userId].sort());
-  const final = ['ended', 'rejected', 'missed'];
+  const final = ['ended', 'rejected', 'missed', 'canceled', 'replaced'];
   for (const [types, time] of [[['initiated'], session.initiated_at], [['answered'], session.accepted_at],
     [['connected'], session.connected_at], [final, session.ended_at]]) {
     const found = events.filter((row) => types.includes(row.event_type)).map((row) => row.created_at);
