@@ -95,6 +95,15 @@ struct cd_eio *cd_eio_find(struct cd_str sid)
     return sid.n == CD_EIO_SID_LEN ? cd_map_get(&server.sessions, sid) : NULL;
 }
 
+static void beat(void *arg);
+
+/** The next ping counts from here. @return false without memory for the timer (new sessions only) */
+static bool rest(struct cd_eio *s)
+{
+    s->waiting_pong = false;
+    return cd_timer_set(server.loop, &s->timer, server.conf.ping_interval_ms, beat, s) == 0;
+}
+
 struct cd_eio *cd_eio_new(const char *client_ip)
 {
     struct cd_eio *s;
@@ -111,8 +120,9 @@ struct cd_eio *cd_eio_new(const char *client_ip)
         free(s);
         return NULL;
     }
-    s->up = server.ops->on_open(s, client_ip);
+    s->up = rest(s) ? server.ops->on_open(s, client_ip) : NULL;
     if (!s->up) {
+        cd_timer_cancel(server.loop, &s->timer);
         cd_map_del(&server.sessions, cd_str_of(s->sid));
         free(s);
         return NULL;
@@ -237,12 +247,6 @@ static void beat(void *arg)
     s->extended = false;
     cd_timer_set(server.loop, &s->timer, server.conf.ping_timeout_ms, beat, s);
     cd_eio_send(s, CD_STR("2"));
-}
-
-static void rest(struct cd_eio *s)
-{
-    s->waiting_pong = false;
-    cd_timer_set(server.loop, &s->timer, server.conf.ping_interval_ms, beat, s);
 }
 
 /* A peer that talks is alive; it gets more time for its pong, once a ping. */

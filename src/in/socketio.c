@@ -72,10 +72,10 @@ static void connect_missed(void *arg)
 }
 
 /** A session without a socket does not stay: CONNECT must come in time, also after a DISCONNECT. */
-static void await_connect(struct sio *sio)
+static bool await_connect(struct sio *sio)
 {
-    cd_timer_set(cd_sock_loop(), &sio->connect_timer, cd_sock_settings()->connect_timeout_ms,
-                 connect_missed, sio);
+    return cd_timer_set(cd_sock_loop(), &sio->connect_timer,
+                        cd_sock_settings()->connect_timeout_ms, connect_missed, sio) == 0;
 }
 
 static void *on_open(struct cd_eio *session, const char *client_ip)
@@ -87,8 +87,11 @@ static void *on_open(struct cd_eio *session, const char *client_ip)
         return NULL;
     }
     sio->session = session;
-    await_connect(sio);
-    return sio;
+    if (await_connect(sio))
+        return sio;
+    cd_sock_release(&sio->sock);
+    free(sio);
+    return NULL;
 }
 
 static void on_close(void *up)
@@ -130,7 +133,7 @@ static bool take_disconnect(struct sio *sio)
         return false;
     if (sio->sock.state != CD_SOCK_KICKED) { /* kicked: it goes with its session, in a moment */
         cd_sock_leave(&sio->sock);
-        await_connect(sio);
+        return await_connect(sio);
     }
     return true;
 }

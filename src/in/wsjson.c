@@ -160,7 +160,8 @@ static void kick(struct cd_sock *sock)
 
     send_text(c, CD_STR("{\"type\":\"disconnect\"}"));
     c->closing = true;
-    cd_timer_set(cd_sock_loop(), &c->timer, 0, kicked, c);
+    if (cd_timer_set(cd_sock_loop(), &c->timer, 0, kicked, c) != 0)
+        close_ws(c, 1000, "");
 }
 
 static void close_now(struct cd_sock *sock)
@@ -268,8 +269,9 @@ static void on_ready(void *user)
 {
     struct conn *c = user;
 
-    cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->connect_timeout_ms, connect_missed,
-                 c);
+    if (cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->connect_timeout_ms,
+                     connect_missed, c) != 0)
+        close_ws(c, 1013, "out of memory");
 }
 
 static void on_close(void *user)
