@@ -217,12 +217,11 @@ test('SIGTERM with parked requests, open sockets and a live call: clients are to
     const socket = await Tab.open(stack.daemon, callee, { transports: ['websocket'] });
     const { callId } = await polling.command('call-initiate', { roomId, offer: offerOf('last') });
     await socket.next('call-ringing', callId);
-    const started = Date.now();
+    // stop() fails when the daemon has to be killed, or exits with anything but 0.
     const stopped = stack.stop();
+    stack = undefined;
     await socket.next('server-restarting');
     await stopped;
-    stack = undefined;
-    assert.ok(Date.now() - started < 40000, 'it drains and does not hang');
     polling.close();
     socket.close();
   });
