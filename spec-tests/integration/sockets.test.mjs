@@ -273,10 +273,10 @@ test('leaving a direct call ends it', limit, async () => {
 test('refusals: with an ack in the ack, without one as call-error', limit, async () => {
   const { a, b, callId } = await ringing();
   await a.refused('call-end', {}, 'M_MISSING_PARAM');
-  await a.refused('call-end', { callId: 7 }, 'M_INVALID_PARAM');
+  await a.refused('call-end', { callId: 7 }, 'M_BAD_JSON');
   await a.refused('call-answer', { callId }, 'M_FORBIDDEN');
   await a.refused('call-connected', { callId }, 'ORG.CALLD.INVALID_STATE');
-  await a.refused('ice-candidate', { callId, candidate: 'text' }, 'M_INVALID_PARAM');
+  await a.refused('ice-candidate', { callId, candidate: 'text' }, 'M_BAD_JSON');
   await a.refused('no-such-event', { callId }, 'M_UNRECOGNIZED');
   const stranger = await tab(await stack.newUser());
   await stranger.refused('join-call', { callId }, 'M_NOT_FOUND');
