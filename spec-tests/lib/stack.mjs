@@ -79,11 +79,11 @@ class Stack {
     return readFileSync(join(this.directory, 'log', `${name}.log`), 'utf8');
   }
 
-  /** Stops everything; fails when the daemon died or ended badly (a leak report, say). */
-  async stop() {
+  /** Stops everything; fails when the daemon died or ended badly (a leak report, say). `keep`: the data stays. */
+  async stop({ keep = false } = {}) {
     const code = await stopChild(this.child);
     const output = this.output();
-    if (code === 0) rmSync(this.directory, { recursive: true, force: true });
+    if (code === 0 && !keep) rmSync(this.directory, { recursive: true, force: true });
     if (code !== 0) throw new Error(`the stack ended with ${code}; ${this.directory} is kept:\n${output}`);
   }
 }
@@ -105,11 +105,11 @@ async function stopChild(child) {
  * @param {number} [options.users] how many accounts
  * @param {boolean} [options.daemon] false: the test starts the daemon itself, with info.config
  * @param {boolean} [options.appservice] false: a plain homeserver without us
+ * @param {string} [options.directory] of a stack that was stopped with `keep`
  * @returns {Promise<Stack>}
  */
 export async function startStack({ set = {}, liftRateLimits = false, users = 2, daemon = true,
-  appservice = true } = {}) {
-  const directory = mkdtempSync(join(tmpdir(), 'calld-test-'));
+  appservice = true, directory = mkdtempSync(join(tmpdir(), 'calld-test-')) } = {}) {
   chmodSync(directory, 0o711);
   const json = join(directory, 'stack.json');
   const child = spawn('python3', [join(top, 'contrib/lib/stack.py'), '--dir', directory, '--json', json,
