@@ -112,6 +112,7 @@ export async function startStack({ set = {}, liftRateLimits = false, users = 2, 
   appservice = true, directory = mkdtempSync(join(tmpdir(), 'calld-test-')) } = {}) {
   chmodSync(directory, 0o711);
   const json = join(directory, 'stack.json');
+  rmSync(json, { force: true });
   const child = spawn('python3', [join(top, 'contrib/lib/stack.py'), '--dir', directory, '--json', json,
     '--matrix-calld', binary, '--users', String(users), '--stop-with-parent',
     ...(liftRateLimits ? ['--lift-rate-limits'] : []), ...(daemon ? [] : ['--no-daemon']),
