@@ -20,7 +20,7 @@ void cd_rooms_free(struct cd_rooms *r);
 struct cd_room_member {
     const char *user_id, *display_name, *avatar_url; /* names may be NULL */
 };
-/** What a caller wants to know of a room, borrowed for the callback. */
+/** What a caller wants to know of a room, borrowed for the callback: copy before asking again. */
 struct cd_room_view {
     const char *room_id;
     bool encrypted;
@@ -28,7 +28,8 @@ struct cd_room_view {
     const struct cd_room_member *members; /* joined, at most 64 listed */
     size_t n_members;
 };
-/** rc: CD_OK; CD_E_NOT_FOUND: the user is not joined (or no such room); CD_E_HOMESERVER. */
+/** rc: CD_OK; CD_E_NOT_FOUND: the user is not joined (or no such room); CD_E_HOMESERVER; CD_E_UNKNOWN_TOKEN:
+ * the homeserver has just refused the user's token. @p room is NULL unless rc is CD_OK. */
 typedef void (*cd_room_fn)(void *arg, enum cd_rc rc, const struct cd_room_view *room,
                            const struct cd_err *err);
 /** Look at a room as @p who, who must be joined. From cache when fresh (then fn runs inside the call);
@@ -38,19 +39,23 @@ void cd_rooms_view(struct cd_rooms *r, struct cd_principal *who, const char *roo
 /** As cd_rooms_view with whatever token is known of any joined member (for an invite that came
  * from Matrix); CD_E_NOT_FOUND when none is known. */
 void cd_rooms_view_any(struct cd_rooms *r, const char *room_id, cd_room_fn fn, void *arg);
-/** Is @p user joined? From cache, or asked with the user's token. fn gets CD_OK or CD_E_NOT_FOUND. */
+/** Is @p user joined? From cache, or asked with the user's token. fn gets CD_OK or CD_E_NOT_FOUND (or the
+ * other failures above). The view may know only some of the members then. */
 void cd_rooms_joined(struct cd_rooms *r, struct cd_principal *who, const char *room_id, cd_room_fn fn,
                      void *arg);
 /** A user connected or called: load joined_rooms once with that token (single flight, then cached),
  * keep the token reference for view_any while the user is around. */
 void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who);
-/** That user's ignored users (m.ignored_user_list, cached); calls back with true when ignored. */
+/** Does @p by_user ignore @p user_id (m.ignored_user_list, read with by_user's token, cached)? False when
+ * that cannot be known: a call too many is better than one too few. */
 void cd_rooms_ignored(struct cd_rooms *r, const char *user_id, const char *by_user,
                       void (*fn)(void *arg, bool ignored), void *arg);
 /** From cache only. */
 bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, const char *user_id);
 /** A token we hold for that user right now, or NULL (borrowed). */
 struct cd_principal *cd_rooms_token_of(const struct cd_rooms *r, const char *user_id);
+/** The homeserver has refused this token (401): it is no longer used for anybody. */
+void cd_rooms_token_bad(struct cd_rooms *r, const struct cd_principal *p);
 
 /** A pushed state event changed the room (membership: join leave ban invite knock; encryption). */
 void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *user_id,
