@@ -34,11 +34,15 @@ void cd_outbox_free(struct cd_outbox *o);
  * within a call by rank, then ord, over both users; rank 9 waits for not_before (several rows of kind
  * m.call.candidates of one call and user that are due together are sent as one event, txn id of the
  * first). One request in flight a call and one a user; 8 users at once. 429: retry_after; 5xx and
- * transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after the deadline. */
+ * transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after the deadline. A row of rank 3 cuts the
+ * deadline of its call's answers to 10 s after it: an answer whose token is gone must not hold the
+ * hang-up back. finished() may run inside when the queue is full (20000 rows). */
 void cd_outbox_add(struct cd_outbox *o, const struct cd_outbox_row *rows, size_t n);
-/** Drop what was never tried. @param all  else only rank 9 */
+/** Drop what was never tried, without finished(): the owner's change deletes the stored rows. Rows of
+ * rank 9 that were tried and wait for another attempt go as well (their stored rows are deleted here), and
+ * one that is on its way is not repeated: nothing of rank 9 follows a hang-up. @param all  else only rank 9 */
 void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all);
-/** A token of that user became available: wake its rows. */
+/** A token of that user became available (another one, or the same again): wake its rows. */
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id);
 /** Rows of that call left? */
 size_t cd_outbox_pending(const struct cd_outbox *o, const char *call_id);

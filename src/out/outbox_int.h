@@ -1,0 +1,102 @@
+/* outbox_int.h -- what outbox.c, outbox_queue.c, outbox_send.c and outbox_batch.c share. */
+#ifndef CD_OUT_OUTBOX_INT_H
+#define CD_OUT_OUTBOX_INT_H
+
+#include "base/map.h"
+#include "loop/loop.h"
+#include "out/outbox.h"
+
+#define CD_RANK_HANGUP 3
+#define CD_RANK_DROPPABLE 9
+#define CD_BATCH_MAX 64 /* rows that become one event */
+
+struct cd_ob_call;
+struct cd_ob_user;
+struct cd_ob_mark;
+
+struct cd_ob_item {
+    struct cd_outbox_row row; /* strings are owned */
+    struct cd_ob_call *call;
+    struct cd_ob_user *user;
+    struct cd_ob_item *call_next, *call_prev; /* by rank, ord, arrival */
+    struct cd_ob_item *user_next, *user_prev; /* by arrival */
+    struct cd_ob_item *batch;  /* next row that is part of the same event */
+    struct cd_ob_item *leader; /* the row whose event this one is part of, NULL: its own */
+    uint64_t seq;
+    bool in_flight;
+    bool dropped; /* not repeated when this attempt fails */
+};
+
+struct cd_ob_call {
+    char id[CD_CALL_ID_LEN + 1];
+    struct cd_ob_item *items;
+    size_t n;
+    bool busy; /* one of its rows is on its way */
+};
+
+struct cd_ob_user {
+    struct cd_ob_user *next; /* in the ready or the starved queue */
+    struct cd_outbox *outbox;
+    char *id;
+    struct cd_ob_item *first, *last;
+    size_t n;
+    struct cd_ob_item *sending;
+    struct cd_principal *principal; /* of the attempt that runs */
+    struct cd_ob_mark *mark;        /* the store notes the attempt first */
+    uint64_t fetch;
+    int64_t blocked_until_ms; /* monotonic: rate limit or back-off */
+    unsigned failures;        /* in a row */
+    uint8_t refused[16];      /* hash of the token that got a 401 */
+    bool has_refused, no_token, queued;
+    struct cd_timer timer;
+};
+
+struct cd_ob_queue {
+    struct cd_ob_user *first, *last;
+};
+
+struct cd_outbox {
+    struct cd_loop *loop;
+    struct cd_fetch_pool *pool;
+    struct cd_store *store;
+    char *base; /* homeserver URL without a slash at its end */
+    const struct cd_outbox_ops *ops;
+    void *self;
+    struct cd_map txns, calls, users;
+    struct cd_ob_queue ready, starved;
+    struct cd_timer kick;
+    unsigned sending; /* users with a request on its way */
+    uint64_t last_seq;
+    struct cd_outbox_stats stats;
+};
+
+/* --- outbox_queue.c: the rows and their order ----------------------------------------------------- */
+/** Copy a row in. @return NULL: there already, or out of memory */
+struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row *row);
+/** Take it out of all lists and free it. Its user stays. */
+void cd_ob_remove(struct cd_outbox *o, struct cd_ob_item *it);
+/** The row of @p u that goes next. @param wake_at  earliest wall time at which that may change; only
+ * ever lowered */
+struct cd_ob_item *cd_ob_choose(const struct cd_ob_user *u, int64_t wall_ms, int64_t *wake_at);
+/** Chain rows that are due with @p leader and can be one event with it. */
+void cd_ob_gather(struct cd_ob_item *leader, int64_t wall_ms);
+struct cd_ob_user *cd_ob_user_get(const struct cd_outbox *o, const char *user_id);
+void cd_ob_user_free(struct cd_outbox *o, struct cd_ob_user *u);
+
+/* --- outbox_send.c: one attempt ------------------------------------------------------------------- */
+/** @param p  the token to use */
+void cd_ob_start(struct cd_outbox *o, struct cd_ob_item *it, struct cd_principal *p);
+void cd_ob_stop(struct cd_outbox *o, struct cd_ob_user *u); /* forget the attempt that runs */
+
+/* --- outbox.c ------------------------------------------------------------------------------------- */
+/** The row is finished: store, owner, memory; its followers too. */
+void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc, const char *event_id);
+void cd_ob_wake(struct cd_outbox *o, struct cd_ob_user *u);
+void cd_ob_wake_call(struct cd_outbox *o, struct cd_ob_call *call);
+
+/* --- outbox_batch.c: several m.call.candidates as one ---------------------------------------------- */
+bool cd_batch_fits(struct cd_str a, struct cd_str b);
+/** @return one content with all candidates, to be freed; NULL: too large */
+char *cd_batch_merge(const struct cd_ob_item *leader);
+
+#endif
