@@ -81,6 +81,7 @@ struct cd_http_conf {
     size_t header_bytes;      /* connection memory for request line and headers, 16384 */
     unsigned max_connections;
     unsigned per_ip;          /* public connections an address, 0: no limit */
+    size_t body_bytes;        /* bodies held at once by all requests, 0: no limit; beyond it 503 */
 };
 
 /** Judge a request on its headers. @return CD_OK; CD_PENDING after cd_req_park-like waiting: call

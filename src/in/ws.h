@@ -21,7 +21,8 @@ struct cd_ws_hello {
 /** One endpoint: callbacks of everything that speaks WebSocket. @p user is what on_open returned. */
 struct cd_ws_ops {
     /** Judge the handshake. @return the connection's user pointer, or NULL to refuse with
-     * @p status (400, 403, 404, 503...) and the short text @p why */
+     * @p status (400, 403, 404, 503...) and the short text @p why; a text that begins with '{' is
+     * sent as the JSON body as it is */
     void *(*on_open)(void *self, struct cd_ws *ws, const struct cd_ws_hello *hello, int *status,
                      char *why, size_t why_size);
     /** The 101 is out: sending is allowed from here on. */
@@ -44,8 +45,15 @@ struct cd_ws_conf {
 /** Install the endpoint for all WebSocket connections; before cd_loop_new. */
 void cd_ws_setup(const struct cd_ws_ops *ops, void *self, const struct cd_ws_conf *conf);
 void cd_ws_set_proxy(const char *path_prefix, const char *trust_proxy);
+/** Web origins that may open sockets: "*" or an exact list; others get 403. */
+void cd_ws_set_origins(const char *cors_origins);
+/** The Sec-WebSocket-Accept value (RFC 6455, 4.2.2) for a key. @return false: does not fit */
+bool cd_ws_accept_key(const char *key, char *out, size_t out_size);
 /** Adopt a connection whose request head is still unread. The fd is owned from here on. */
 void cd_ws_adopt(struct cd_loop *loop, int fd, const char *peer_ip);
+/** As cd_ws_adopt, for bridge.c: address and connection count were settled before.
+ * @param client_ip  the client's */
+void cd_ws_adopt_bridged(struct cd_loop *loop, int fd, const char *client_ip);
 
 /** Send one text message: written at once when nothing waits, queued otherwise.
  * Safe from any callback on the loop. @return false when the connection is closing */
