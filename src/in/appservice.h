@@ -33,7 +33,8 @@ void cd_txn_hold(struct cd_txn *txn);
 /** @param rc  CD_STORE_DOWN or _FULL make the transaction answer 503 so that the homeserver retries */
 void cd_txn_release(struct cd_txn *txn, enum cd_store_rc rc);
 /** Is there, later in this transaction, an event of this call that ends its ringing (hangup, answer,
- * reject, select_answer)? Scanned before the first on_event: a stale invite must not ring. */
+ * reject, select_answer)? Scanned before the first on_event: a stale invite must not ring. Ask from
+ * within on_event: "later" counts from the event that is being handed over. */
 bool cd_txn_ends_call(const struct cd_txn *txn, const char *room_id, const char *call_id);
 
 struct cd_as_conf {
@@ -50,6 +51,8 @@ struct cd_as_stats {
     uint64_t transactions, duplicate_txns, events, relevant, duplicate_events, quarantined;
     int64_t last_txn_at; /* wall ms */
     int64_t last_lag_ms; /* age of the newest event of the last transaction */
+    int64_t last_ping_at;  /* wall ms, 0: never */
+    char last_ping_id[64]; /* its transaction_id, "" when it had none */
 };
 void cd_as_stats(const struct cd_appservice *as, struct cd_as_stats *out);
 
