@@ -93,7 +93,7 @@ static inline unsigned fake_timers_armed(void)
 /* --- HTTP ------------------------------------------------------------------------------------------ */
 
 struct cd_req {
-    const char *method, *type, *origin;
+    const char *method, *type, *origin, *upgrade;
     char query[256];
     char values[3][64];
     struct cd_str body;
@@ -137,6 +137,8 @@ const char *cd_req_query(struct cd_req *req, const char *name)
 
 const char *cd_req_header(struct cd_req *req, const char *name)
 {
+    if (strcmp(name, "Upgrade") == 0)
+        return req->upgrade;
     return strcmp(name, "Origin") == 0 ? req->origin : req->type;
 }
 

@@ -14,7 +14,8 @@ static struct {
     struct cd_sock *sock;
     uint64_t id;
     enum cd_rc connect_rc;
-    bool emit_in_connect, kick_on_event, close_on_gone;
+    bool emit_in_connect, kick_on_event;
+    bool any_order; /* several sockets come and go: on_disconnect checks nothing */
     unsigned connects, events, gone;
     void *gone_user;
     char auth[256], event[64], payload[512];
@@ -64,6 +65,8 @@ static void on_disconnect(void *self, void *user, struct cd_sock *sock)
     (void)self;
     app.gone++;
     app.gone_user = user;
+    if (app.any_order)
+        return;
     CHECK(cd_sock_id(sock) == app.id);
     CHECK(cd_sock_by_id(app.id) == NULL);
     CHECK(!cd_sock_emit(sock, "too-late", CD_STR("{}")));
@@ -232,6 +235,16 @@ static void refusals(void)
     check_refusal("PUT", query, 3);
     check_refusal("GET", "transport=polling", 5);
     check_refusal("GET", "EIO=3&transport=polling", 5);
+
+    struct cd_req upgrade = {.method = "GET", .upgrade = "WebSocket", .origin = "https://a.example",
+                             .query = "&EIO=4&transport=polling"};
+    struct cd_req forged = {.method = "GET", .origin = "a\x01" "b",
+                            .query = "&EIO=4&transport=polling"};
+
+    fake.routes[0].handle(NULL, &upgrade);
+    CHECK_INT(upgrade.status, 400);
+    fake.routes[0].handle(NULL, &forged);
+    CHECK_INT(forged.status, 400);
     CHECK_INT(post("40"), 200);
     end();
 }
@@ -931,6 +944,147 @@ static void both_forms_at_once(void)
     end();
 }
 
+/* --- anything in any order ------------------------------------------------------------------------------ */
+
+enum { PEERS = 12 };
+
+static struct {
+    char query[PEERS][128];
+    struct cd_req *poll[PEERS]; /* waiting */
+    struct cd_ws *ws[PEERS];
+    uint32_t random;
+} zoo;
+
+static uint32_t dice(uint32_t sides)
+{
+    zoo.random ^= zoo.random << 13;
+    zoo.random ^= zoo.random >> 17;
+    zoo.random ^= zoo.random << 5;
+    return zoo.random % sides;
+}
+
+static const char *some_packet(void)
+{
+    static const char *const packets[] = {
+        "40", "40", "40", "40", "40{\"token\":\"t\"}", "41", "3", "3", "3", "3", "42[\"x\"]",
+        "42[\"x\"]", "42[\"x\"]", "42[\"x\"]", "427[\"x\",{}]", "427[\"x\",{}]", "427[\"x\",{}]",
+        "2probe", "2probe", "2probe", "2probe", "2probe", "5", "5", "5", "5", "5", "1", "2", "451-[\"f\"]", "bAQID", "43[]", "40/x", "42{}", "", "6",
+        "{\"type\":\"connect\"}", "{\"type\":\"x\",\"id\":1}", "{\"type\":\"disconnect\"}",
+    };
+
+    return packets[dice(sizeof(packets) / sizeof(packets[0]))];
+}
+
+static void drop_answered(int i)
+{
+    if (zoo.poll[i] && zoo.poll[i]->status) {
+        free(zoo.poll[i]);
+        zoo.poll[i] = NULL;
+    }
+}
+
+static void some_http(int i)
+{
+    struct cd_req *req;
+
+    switch (dice(4)) {
+    case 0:
+        open_polling();
+        snprintf(zoo.query[i], sizeof(zoo.query[i]), "%s", query);
+        return;
+    case 1:
+        if (zoo.poll[i]) {
+            fake_leave(zoo.poll[i]);
+            free(zoo.poll[i]);
+            zoo.poll[i] = NULL;
+            return;
+        }
+        zoo.poll[i] = fake_request("GET", zoo.query[i], "");
+        return;
+    default:
+        req = fake_request("POST", zoo.query[i], some_packet());
+        free(req);
+    }
+}
+
+static void some_ws(int i)
+{
+    char target[200];
+    const char *sid = strrchr(zoo.query[dice(PEERS)], '=');
+
+    if (!zoo.ws[i]) {
+        snprintf(target, sizeof(target), "/socket.io/?EIO=4&transport=websocket%s%s",
+                 dice(2) ? "&sid=" : "&x=", sid ? sid + 1 : "");
+        zoo.ws[i] = fake_ws_open(dice(4) ? target : "/ws");
+    }
+    if (dice(8) == 0 || !zoo.ws[i]->user || zoo.ws[i]->code) {
+        fake_ws_gone(zoo.ws[i]);
+        zoo.ws[i] = NULL;
+        return;
+    }
+    zoo.ws[i]->slow = dice(40) == 0;
+    zoo.ws[i]->all[0] = '\0';
+    if (dice(8) == 0)
+        fake_ws_binary(zoo.ws[i]);
+    else
+        fake_ws_say(zoo.ws[i], some_packet());
+}
+
+static void some_application(void)
+{
+    struct cd_sock *sock = cd_sock_by_id(app.id);
+    struct cd_err err;
+
+    app.kick_on_event = false;
+    app.connect_rc = dice(3) ? CD_OK : dice(2) ? CD_PENDING : CD_E_UNKNOWN_TOKEN;
+    app.emit_in_connect = dice(2);
+    cd_fail(&err, CD_E_NOT_FOUND, NULL);
+    cd_sock_connected(app.id, dice(2) ? CD_OK : CD_E_GUEST, &the_user, &err);
+    cd_ack_fail(&app.ack, &err, NULL);
+    cd_ack_ok(&app.ack, CD_STR("{}"));
+    cd_sock_broadcast("b", CD_STR("{}"));
+    if (sock && dice(6) == 0)
+        cd_sock_disconnect(sock);
+}
+
+static void anything_in_any_order(void)
+{
+    begin();
+    app.any_order = true;
+    zoo.random = 77;
+    for (int round = 0; round < 60000; round++) {
+        int i = (int)dice(PEERS);
+
+        switch (dice(8)) {
+        case 0:
+            some_application();
+            break;
+        case 1:
+            fake_pass(dice(dice(20) ? 60 : 1500));
+            break;
+        case 2:
+        case 3:
+        case 4:
+            some_http(i);
+            break;
+        default:
+            some_ws(i);
+        }
+        for (int k = 0; k < PEERS; k++)
+            drop_answered(k);
+    }
+    printf("# %u connects, %u events, %u gone\n", app.connects, app.events, app.gone);
+    CHECK(app.connects > 100 && app.events > 100 && app.gone > 100);
+    for (int i = 0; i < PEERS; i++) {
+        if (zoo.poll[i])
+            fake_leave(zoo.poll[i]);
+        free(zoo.poll[i]);
+        if (zoo.ws[i])
+            fake_ws_gone(zoo.ws[i]);
+    }
+    end();
+}
+
 int main(void)
 {
     TAP_RUN(handshakes);
@@ -963,5 +1117,6 @@ int main(void)
     TAP_RUN(plain_json_bad);
     TAP_RUN(plain_json_kick);
     TAP_RUN(both_forms_at_once);
+    TAP_RUN(anything_in_any_order);
     return tap_done();
 }

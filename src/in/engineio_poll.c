@@ -132,6 +132,14 @@ static enum cd_rc poll_post(struct cd_eio *s, struct cd_req *req)
     return CD_OK;
 }
 
+/* A WebSocket handshake that says transport=polling: no session, or it would only time out. */
+static bool asks_for_upgrade(struct cd_req *req)
+{
+    const char *upgrade = cd_req_header(req, "Upgrade");
+
+    return upgrade && strcasecmp(upgrade, "websocket") == 0;
+}
+
 static enum cd_rc serve(void *self, struct cd_req *req)
 {
     const char *method = cd_req_method(req);
@@ -144,6 +152,8 @@ static enum cd_rc serve(void *self, struct cd_req *req)
     enum cd_eio_fault fault = cd_eio_judge(&hello, &s);
 
     (void)self;
+    if (fault == CD_EIO_NO_FAULT && asks_for_upgrade(req))
+        fault = CD_EIO_BAD_REQUEST;
     if (fault != CD_EIO_NO_FAULT)
         return refuse(req, fault == CD_EIO_FORBIDDEN ? 403 : 400, fault, NULL);
     if (!s)
