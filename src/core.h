@@ -46,6 +46,7 @@ struct cd_log_entry {
 
 /** Who sits where, on our side. One a participant, same index. */
 struct cd_seat {
+    struct cd_live *live;   /* the call it belongs to */
     uint64_t sock_id;       /* 0: nobody on a socket */
     bool held;              /* a socket or a REST client of ours took it */
     struct cd_timer grace;  /* armed while a dropped socket may come back */
@@ -61,6 +62,7 @@ struct cd_live {
     struct cd_call *born; /* being created; NULL afterwards */
     char *mx_key;         /* room_id '\n' matrix call_id */
     uint64_t seq;         /* last number given out */
+    uint64_t event_seq;   /* of the transition being announced */
     enum cd_mx_state mx_state;
     bool invite_tried;
     bool busy;            /* a commit is in flight */
@@ -100,6 +102,9 @@ struct cd_live *cd_live_get_mx(struct cd_core *core, const char *room_id, const 
 /** Iterate over the calls in memory; *pos starts at 0. */
 struct cd_live *cd_live_next(struct cd_core *core, size_t *pos);
 int cd_live_seat_of(const struct cd_live *l, const char *user); /* index or -1 */
+/** Calls in memory that @p user takes part in, also those that ended lately.
+ * @param n  set to their number. @return borrowed until the next call is created or leaves memory */
+struct cd_live *const *cd_live_of_user(const struct cd_core *core, const char *user, size_t *n);
 
 /* --- commands ------------------------------------------------------------------------------------ */
 
@@ -168,6 +173,14 @@ size_t cd_emit_user(struct cd_core *core, const char *user, const char *event, s
 size_t cd_emit_call(struct cd_core *core, const struct cd_live *live, const char *event,
                     struct cd_str payload, uint64_t except);
 bool cd_user_online(const struct cd_core *core, const char *user);
+/** Sockets of one user, for the cap. */
+size_t cd_user_sockets(const struct cd_core *core, const char *user);
+/** The socket callbacks that keep the clients; self is the core (clients.c). */
+extern const struct cd_sock_ops cd_client_ops;
+/** A client proved its identity again (auth-refresh): same user, new token. */
+void cd_client_renew(struct cd_client *c, struct cd_principal *who);
+/** The homeserver refused this token: its sockets get auth-required and 60 s of grace. */
+void cd_clients_refused(struct cd_core *core, const char *user, const struct cd_principal *p);
 
 /* --- tokens --------------------------------------------------------------------------------------- */
 
@@ -179,6 +192,11 @@ struct cd_principal *cd_tokens_of(struct cd_core *core, const char *user);
 /** Call ended or outbox drained: let go of what nobody needs any more. */
 void cd_tokens_release(struct cd_core *core, const char *user);
 void cd_tokens_refused(struct cd_core *core, const char *user, struct cd_principal *p);
+/** Start-up: fetch and open the sealed token of a user whose call or outbox rows came back. */
+void cd_tokens_restore(struct cd_core *core, const char *user);
+void cd_tokens_free(struct cd_core *core);
+/** A newer token of that user came in: it replaces the held one, if one is held. */
+void cd_tokens_renewed(struct cd_core *core, struct cd_principal *who);
 
 /* --- the module interface ------------------------------------------------------------------------- */
 
@@ -206,6 +224,8 @@ struct cd_module {
                          const struct cd_cmd *cmd, const struct cd_change *change);
     /** A signal was relayed. May add rows to the write-behind by cd_flush_add(). */
     void (*on_signal)(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig, uint64_t seq);
+    /** A client's socket was accepted, or is gone (it is freed afterwards). */
+    void (*on_client)(struct cd_core *core, struct cd_client *client, bool connected);
     /** The call leaves memory. */
     void (*on_gone)(struct cd_core *core, struct cd_live *live);
     /** Start-up: the call came back from the store with these outbox rows. */
@@ -238,9 +258,11 @@ struct cd_core {
     struct cd_seal *seal;
     struct cd_map calls;    /* id -> cd_live */
     struct cd_map mx_calls; /* mx_key -> cd_live */
+    struct cd_map by_user;  /* user id -> its calls: live.c */
     struct cd_map users;    /* user id -> first cd_client */
     struct cd_map tokens;   /* user id -> held token */
-    struct cd_live *dirty;  /* unused list head: see flow.c */
+    struct cd_map events;   /* socket event name -> its row */
+    struct cd_map idem;     /* Idempotency-Keys of requests being served: modules/calls */
     struct cd_counts counts;
     int64_t started_at;     /* wall ms */
     int64_t started_mono;
@@ -256,6 +278,9 @@ extern const struct cd_module *const cd_modules[]; /* NULL-terminated: module_ta
  * while the call is not over) */
 void cd_render_call(struct cd_buf *b, struct cd_core *core, const struct cd_live *live, const char *viewer,
                     const char *party_id, bool full);
+/** The same of a state that is not committed yet: for the answer kept under an Idempotency-Key. */
+void cd_render_state(struct cd_buf *b, struct cd_core *core, const struct cd_live *live,
+                     const struct cd_call *c, const char *viewer, const char *party_id, bool full);
 /** "iceServers":[..],"iceServersTtlSeconds":N,"iceTransportPolicy":".." for a user (modules/ice). */
 void cd_render_ice(struct cd_buf *b, const struct cd_core *core, const char *user);
 

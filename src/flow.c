@@ -184,6 +184,7 @@ static void committed(struct cd_job *j)
 
     l->cur = j->next_state;
     j->next_state = NULL;
+    l->event_seq = ch->events[0].seq;
     if (j->creating) {
         l->born = NULL;
         core->counts.calls_created++;

@@ -22,6 +22,82 @@ static char *mx_key_of(const char *room_id, const char *mx_call_id)
     return cd_buf_steal(&b, NULL);
 }
 
+/* --- the calls of a user -------------------------------------------------------------------------- */
+
+struct user_calls {
+    char *user;
+    size_t n, cap;
+    struct cd_live **calls;
+};
+
+static void user_calls_free(struct user_calls *u)
+{
+    if (u)
+        free(u->user);
+    free(u ? u->calls : NULL);
+    free(u);
+}
+
+static struct user_calls *user_calls_get(struct cd_core *core, const char *user)
+{
+    struct user_calls *u = cd_map_get(&core->by_user, cd_str_of(user));
+
+    if (u)
+        return u;
+    u = calloc(1, sizeof(*u));
+    if (u && (u->user = strdup(user)) && cd_map_put(&core->by_user, cd_str_of(u->user), u) == 0)
+        return u;
+    user_calls_free(u);
+    return NULL;
+}
+
+static bool index_user(struct cd_live *l, const char *user)
+{
+    struct user_calls *u = user_calls_get(l->core, user);
+
+    if (!u)
+        return false;
+    if (u->n == u->cap) {
+        size_t cap = u->cap ? u->cap * 2 : 2;
+        struct cd_live **grown = realloc(u->calls, cap * sizeof(*grown));
+        if (!grown)
+            return false;
+        u->calls = grown;
+        u->cap = cap;
+    }
+    u->calls[u->n++] = l;
+    return true;
+}
+
+static void unindex_user(struct cd_live *l, const char *user)
+{
+    struct user_calls *u = cd_map_get(&l->core->by_user, cd_str_of(user));
+
+    for (size_t i = 0; u && i < u->n; i++)
+        if (u->calls[i] == l)
+            u->calls[i--] = u->calls[--u->n];
+    if (u && u->n == 0) {
+        cd_map_del(&l->core->by_user, cd_str_of(user));
+        user_calls_free(u);
+    }
+}
+
+struct cd_live *const *cd_live_of_user(const struct cd_core *core, const char *user, size_t *n)
+{
+    const struct user_calls *u = cd_map_get(&core->by_user, cd_str_of(user));
+
+    *n = u ? u->n : 0;
+    return u ? u->calls : NULL;
+}
+
+static bool index_users(struct cd_live *l, const struct cd_call *c)
+{
+    for (size_t i = 0; i < c->n_participants; i++)
+        if (!index_user(l, c->participants[i].user_id))
+            return false;
+    return true;
+}
+
 struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool being_created)
 {
     struct cd_live *l = calloc(1, sizeof(*l));
@@ -36,6 +112,8 @@ struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool bei
     l->invite_tried = call->invite_tried;
     l->seq = call->seq;
     l->touched_ms = cd_mono_ms();
+    for (size_t i = 0; i < CD_MAX_PARTICIPANTS; i++)
+        l->seats[i].live = l;
     if (being_created)
         l->born = call;
     else
@@ -45,7 +123,7 @@ struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool bei
         cd_live_unlink(l);
         return NULL;
     }
-    if (cd_map_put(&core->mx_calls, cd_str_of(l->mx_key), l) != 0) {
+    if (cd_map_put(&core->mx_calls, cd_str_of(l->mx_key), l) != 0 || !index_users(l, call)) {
         cd_live_unlink(l);
         return NULL;
     }
@@ -106,6 +184,9 @@ void cd_live_unlink(struct cd_live *l)
         cd_map_del(&core->calls, id);
     if (l->mx_key && cd_map_get(&core->mx_calls, cd_str_of(l->mx_key)) == l)
         cd_map_del(&core->mx_calls, cd_str_of(l->mx_key));
+    const struct cd_call *c = cd_live_call(l);
+    for (size_t i = 0; i < c->n_participants; i++)
+        unindex_user(l, c->participants[i].user_id);
     cancel_timers(l);
     cd_live_maybe_free(l);
 }

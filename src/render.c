@@ -21,7 +21,7 @@ static void add_bool(struct cd_buf *b, const char *name, bool v)
     cd_buf_addf(b, ",\"%s\":%s", name, v ? "true" : "false");
 }
 
-static void add_participants(struct cd_buf *b, const struct cd_call *c)
+static void add_participants(struct cd_buf *b, const struct cd_live *live, const struct cd_call *c)
 {
     cd_buf_adds(b, ",\"participants\":[");
     for (size_t i = 0; i < c->n_participants; i++) {
@@ -31,7 +31,9 @@ static void add_participants(struct cd_buf *b, const struct cd_call *c)
         cd_buf_add_jsons(b, p->user_id);
         add_str(b, "displayName", p->display_name);
         add_str(b, "avatarUrl", p->avatar_url);
-        add_str(b, "state", cd_pstate_name(p->state));
+        /* a dropped socket's seat is kept for a while: that is no state of the row */
+        add_str(b, "state",
+                cd_pstate_name(live->seats[i].grace.due_ms ? CD_P_RECONNECTING : p->state));
         add_bool(b, "audioEnabled", p->audio_enabled);
         add_bool(b, "videoEnabled", p->video_enabled);
         add_bool(b, "screenSharing", p->screen_sharing);
@@ -72,7 +74,12 @@ static void add_first_sdp(struct cd_buf *b, const struct cd_live *l, size_t inde
 void cd_render_call(struct cd_buf *b, struct cd_core *core, const struct cd_live *live, const char *viewer,
                     const char *party_id, bool full)
 {
-    const struct cd_call *c = cd_live_call(live);
+    cd_render_state(b, core, live, cd_live_call(live), viewer, party_id, full);
+}
+
+void cd_render_state(struct cd_buf *b, struct cd_core *core, const struct cd_live *live,
+                     const struct cd_call *c, const char *viewer, const char *party_id, bool full)
+{
     bool inside = cd_call_participant_const(c, viewer) != NULL && !cd_status_final(c->status);
 
     cd_buf_adds(b, "{\"callId\":");
@@ -94,7 +101,7 @@ void cd_render_call(struct cd_buf *b, struct cd_core *core, const struct cd_live
     add_str(b, "endReason", cd_reason_name(c->end_reason));
     add_str(b, "endedBy", c->ended_by);
     add_times(b, c);
-    add_participants(b, c);
+    add_participants(b, live, c);
     add_str(b, "matrixSignalling", cd_mx_state_name(live->mx_state));
     cd_buf_addf(b, ",\"seq\":%llu", (unsigned long long)live->seq);
     if (full && inside) {

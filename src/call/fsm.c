@@ -29,7 +29,10 @@ enum action {
     KICK_RING,
     KICK,
     DOWN_RING,
-    DOWN
+    DOWN,
+    SET_AUDIO,
+    SET_VIDEO,
+    SET_SCREEN
 };
 
 static const enum action table[CD_EV_COUNT][4] = {
@@ -120,6 +123,32 @@ static bool oust(struct cd_call *c, const struct cd_cmd *cmd)
            cd_set_str(&p->device_id, cmd->party_id);
 }
 
+/* The switch that a toggle turns. */
+static const bool *read_switch(const struct cd_participant *p, enum action act)
+{
+    return act == SET_AUDIO ? &p->audio_enabled : act == SET_VIDEO ? &p->video_enabled : &p->screen_sharing;
+}
+
+static bool is_toggle(enum action act)
+{
+    return act == SET_AUDIO || act == SET_VIDEO || act == SET_SCREEN;
+}
+
+static bool toggle(struct cd_call *c, const struct cd_cmd *cmd, enum action act, const char **event)
+{
+    struct cd_participant *p = cd_call_participant(c, cmd->user);
+    bool on = cmd->enabled < 0 ? !*read_switch(p, act) : cmd->enabled != 0;
+
+    *event = act == SET_AUDIO ? "audio_toggled" : act == SET_VIDEO ? "video_toggled" : "screen_toggled";
+    if (act == SET_AUDIO)
+        p->audio_enabled = on;
+    else if (act == SET_VIDEO)
+        p->video_enabled = on;
+    else
+        p->screen_sharing = on;
+    return true;
+}
+
 static bool is_failure(enum cd_reason r)
 {
     return r == CD_R_ICE_FAILED || r == CD_R_ICE_TIMEOUT || r == CD_R_USER_MEDIA_FAILED ||
@@ -197,6 +226,10 @@ static bool apply(struct cd_call *c, const struct cd_cmd *cmd, enum action act, 
         return finish(c, cmd, CD_CANCELED, CD_R_SHUTDOWN);
     case DOWN:
         return finish(c, cmd, CD_ENDED, CD_R_SHUTDOWN);
+    case SET_AUDIO:
+    case SET_VIDEO:
+    case SET_SCREEN:
+        return toggle(c, cmd, act, event);
     case REFUSE:
     case SAME:
     case SAME_PARTY:
@@ -219,6 +252,9 @@ static bool permitted(const struct cd_call *c, const struct cd_cmd *cmd)
         return cmd->source == CD_S_TIMER || cd_call_participant_const(c, cmd->user);
     case CD_EV_SEAT_LOST:
     case CD_EV_MEMBER_LEFT:
+    case CD_EV_TOGGLE_AUDIO:
+    case CD_EV_TOGGLE_VIDEO:
+    case CD_EV_TOGGLE_SCREEN:
         return cd_call_participant_const(c, cmd->user) != NULL;
     case CD_EV_SELECT_OURS:
     case CD_EV_SELECT_OTHER:
@@ -252,6 +288,8 @@ static enum action refine(const struct cd_call *c, const struct cd_cmd *cmd, enu
     if (act == STOP && cmd->source == CD_S_MATRIX && !caller && cmd->mx_version != 0)
         return REFUSE;
     if (act == CONFIRM && !c->answer_provisional)
+        return SAME;
+    if (is_toggle(act) && cmd->enabled >= 0 && *read_switch(p, act) == (cmd->enabled != 0))
         return SAME;
     return act;
 }

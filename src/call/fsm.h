@@ -23,6 +23,7 @@ struct cd_cmd {
     const char *client;    /* ANSWER: device, "socket:N", or a Matrix party; identifies the party */
     const char *party_id;  /* ANSWER: the party id of the seat, "" for a version 0 Matrix client */
     enum cd_reason reason; /* END, LEAVE, REJECT; CD_R_NONE: the default */
+    int enabled;           /* TOGGLE_*: 0, 1, or -1: the other way */
     int mx_version;        /* of the Matrix event; 1 otherwise */
     int64_t now_ms;        /* wall clock */
 };

@@ -1,0 +1,262 @@
+/* announce.c -- what sockets hear of a transition, after it is durable (API contract, section 4). */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "calls.h"
+
+/* The acting client's socket, which hears of its own deed by the ack. */
+static uint64_t acting_socket(const struct cd_cmd *cmd)
+{
+    uint64_t id = 0;
+
+    if (cmd->client && strncmp(cmd->client, "socket:", 7) == 0)
+        cd_parse_u64(cd_str_of(cmd->client + 7), 1, UINT64_MAX, &id);
+    return id;
+}
+
+static void open_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq)
+{
+    cd_buf_init(b, 1024 * 1024);
+    cd_buf_adds(b, "{\"callId\":");
+    cd_buf_add_jsons(b, cd_live_id(l));
+    if (seq)
+        cd_buf_addf(b, ",\"seq\":%llu", (unsigned long long)seq);
+}
+
+static struct cd_str text_of(const struct cd_buf *b)
+{
+    return (struct cd_str){b->p, b->failed ? 0 : b->n};
+}
+
+void calls_announce_user(struct cd_core *core, struct cd_live *l, const char *event, const char *user,
+                         const char *more_json, uint64_t except)
+{
+    const struct cd_participant *p = cd_call_participant_const(cd_live_call(l), user);
+    uint64_t seq = cd_take_seq(l);
+    struct cd_buf b;
+
+    open_payload(&b, l, seq);
+    cd_buf_adds(&b, ",\"userId\":");
+    cd_buf_add_jsons(&b, user);
+    if (strcmp(event, "user-joined") == 0) {
+        cd_buf_adds(&b, ",\"displayName\":");
+        cd_buf_add_jsons(&b, p ? p->display_name : NULL);
+    }
+    if (more_json) {
+        cd_buf_addc(&b, ',');
+        cd_buf_adds(&b, more_json);
+    }
+    cd_buf_addc(&b, '}');
+    if (!b.failed) {
+        cd_log_record(l, seq, event, text_of(&b), user);
+        cd_emit_call(core, l, event, text_of(&b), except);
+    }
+    cd_buf_done(&b);
+}
+
+/* --- ringing -------------------------------------------------------------------------------------- */
+
+struct ring {
+    struct cd_core *core;
+    char call_id[CD_CALL_ID_LEN + 1];
+    uint64_t sock_id;
+};
+
+static void ring_unless_ignored(void *arg, bool ignored)
+{
+    struct ring r = *(struct ring *)arg;
+    struct cd_live *l = cd_live_get(r.core, r.call_id);
+    struct cd_sock *one;
+    struct cd_buf b;
+
+    free(arg);
+    if (ignored || !l || !l->cur || l->cur->status != CD_RINGING)
+        return;
+    cd_buf_init(&b, 1024 * 1024);
+    cd_render_call(&b, r.core, l, l->cur->callee, NULL, true);
+    if (!b.failed && !r.sock_id)
+        cd_emit_user(r.core, l->cur->callee, "call-ringing", text_of(&b), 0);
+    else if (!b.failed && (one = cd_sock_by_id(r.sock_id)))
+        cd_sock_emit(one, "call-ringing", text_of(&b));
+    cd_buf_done(&b);
+}
+
+void calls_ring(struct cd_core *core, struct cd_live *l, uint64_t sock_id)
+{
+    const struct cd_call *c = cd_live_call(l);
+    struct ring *r = c->callee ? malloc(sizeof(*r)) : NULL;
+
+    if (!r)
+        return;
+    *r = (struct ring){.core = core, .sock_id = sock_id};
+    snprintf(r->call_id, sizeof(r->call_id), "%s", c->id);
+    cd_rooms_ignored(core->rooms, c->caller, c->callee, ring_unless_ignored, r);
+}
+
+static void announce_new(struct cd_core *core, struct cd_live *l)
+{
+    const struct cd_call *c = l->cur;
+    struct cd_buf b;
+
+    if (!c->callee || c->status != CD_RINGING)
+        return;
+    if (cd_user_online(core, c->callee)) {
+        calls_ring(core, l, 0);
+        return;
+    }
+    open_payload(&b, l, 0);
+    cd_buf_adds(&b, ",\"userId\":");
+    cd_buf_add_jsons(&b, c->callee);
+    cd_buf_addc(&b, '}');
+    cd_emit_call(core, l, "peer-offline", text_of(&b), 0);
+    cd_buf_done(&b);
+}
+
+static void stop_ringing(struct cd_core *core, struct cd_live *l, const char *reason, uint64_t except)
+{
+    struct cd_buf b;
+
+    open_payload(&b, l, 0);
+    cd_buf_addf(&b, ",\"reason\":\"%s\"}", reason);
+    if (l->cur->callee)
+        cd_emit_user(core, l->cur->callee, "ring-stopped", text_of(&b), except);
+    cd_buf_done(&b);
+}
+
+/* --- answered, connected, over -------------------------------------------------------------------- */
+
+static void announce_answered(struct cd_core *core, struct cd_live *l, uint64_t seq, const struct cd_cmd *cmd)
+{
+    uint64_t self = acting_socket(cmd);
+    struct cd_buf b;
+
+    open_payload(&b, l, seq);
+    cd_buf_adds(&b, ",\"userId\":");
+    cd_buf_add_jsons(&b, cmd->user);
+    if (l->first_answer) {
+        const struct cd_log_entry *e = &l->log[l->first_answer - 1];
+        cd_buf_addc(&b, ',');
+        cd_buf_add(&b, e->payload + e->body_at, e->body_n);
+    }
+    cd_buf_addc(&b, '}');
+    cd_log_record(l, seq, "call-answered", text_of(&b), cmd->user);
+    cd_emit_call(core, l, "call-answered", text_of(&b), self);
+    if (l->cur->callee) { /* the others of that user ring no more */
+        int seat = cd_live_seat_of(l, l->cur->callee);
+        uint64_t seated = seat >= 0 ? l->seats[seat].sock_id : 0;
+        cd_emit_user(core, l->cur->callee, "call-answered", text_of(&b), self ? self : seated);
+        stop_ringing(core, l, "answered_elsewhere", self ? self : seated);
+    }
+    cd_buf_done(&b);
+}
+
+static void announce_connected(struct cd_core *core, struct cd_live *l, uint64_t seq)
+{
+    struct cd_buf b;
+
+    open_payload(&b, l, seq);
+    cd_buf_addf(&b, ",\"connectedAt\":%lld}", (long long)l->cur->connected_at);
+    cd_log_record(l, seq, "call-connected", text_of(&b), NULL);
+    cd_emit_call(core, l, "call-connected", text_of(&b), 0);
+    cd_buf_done(&b);
+}
+
+void calls_final_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq)
+{
+    const struct cd_call *c = l->cur;
+    int64_t seconds = cd_call_duration_s(c);
+
+    open_payload(b, l, seq);
+    cd_buf_adds(b, ",\"status\":");
+    cd_buf_add_jsons(b, cd_status_name(c->status));
+    cd_buf_adds(b, ",\"endReason\":");
+    cd_buf_add_jsons(b, cd_reason_name(c->end_reason));
+    cd_buf_adds(b, ",\"endedBy\":");
+    cd_buf_add_jsons(b, c->ended_by);
+    cd_buf_adds(b, ",\"durationSeconds\":");
+    if (seconds < 0)
+        cd_buf_adds(b, "null");
+    else
+        cd_buf_add_i64(b, seconds);
+    cd_buf_addc(b, '}');
+}
+
+/* Exactly one of three events a call, to every socket of everyone in it. */
+static void announce_final(struct cd_core *core, struct cd_live *l, const struct cd_call *prev, uint64_t seq,
+                           const struct cd_cmd *cmd)
+{
+    const struct cd_call *c = l->cur;
+    const char *event = c->status == CD_DECLINED ? "call-rejected"
+                        : c->status == CD_MISSED ? "call-missed"
+                                                 : "call-ended";
+    uint64_t self = acting_socket(cmd);
+    struct cd_buf b;
+
+    calls_final_payload(&b, l, seq);
+    cd_log_record(l, seq, event, text_of(&b), NULL);
+    for (size_t i = 0; i < c->n_participants; i++)
+        cd_emit_user(core, c->participants[i].user_id, event, text_of(&b), 0);
+    cd_buf_done(&b);
+    if (prev->status == CD_RINGING)
+        stop_ringing(core, l,
+                     c->status == CD_DECLINED ? "rejected_elsewhere"
+                     : c->status == CD_MISSED ? "timeout"
+                                              : "canceled",
+                     c->status == CD_DECLINED ? self : 0);
+    calls_seats_clear(l);
+    for (size_t i = 0; i < c->n_participants; i++)
+        cd_tokens_release(core, c->participants[i].user_id);
+}
+
+static void announce_toggle(struct cd_core *core, struct cd_live *l, uint64_t seq, const struct cd_cmd *cmd)
+{
+    const struct cd_participant *p = cd_call_participant_const(l->cur, cmd->user);
+    const char *event = cmd->ev == CD_EV_TOGGLE_AUDIO   ? "audio-toggled"
+                        : cmd->ev == CD_EV_TOGGLE_VIDEO ? "video-toggled"
+                                                        : "screen-toggled";
+    bool on = cmd->ev == CD_EV_TOGGLE_AUDIO   ? p->audio_enabled
+              : cmd->ev == CD_EV_TOGGLE_VIDEO ? p->video_enabled
+                                              : p->screen_sharing;
+    struct cd_buf b;
+
+    open_payload(&b, l, seq);
+    cd_buf_adds(&b, ",\"userId\":");
+    cd_buf_add_jsons(&b, cmd->user);
+    cd_buf_addf(&b, ",\"enabled\":%s}", on ? "true" : "false");
+    cd_log_record(l, seq, event, text_of(&b), cmd->user);
+    cd_emit_call(core, l, event, text_of(&b), acting_socket(cmd));
+    cd_buf_done(&b);
+}
+
+/* Our party's answer was not the chosen one: its sockets leave, the call goes on elsewhere. */
+static void announce_ousted(struct cd_core *core, struct cd_live *l)
+{
+    int seat = l->cur->callee ? cd_live_seat_of(l, l->cur->callee) : -1;
+
+    stop_ringing(core, l, "answered_elsewhere", 0);
+    if (seat < 0)
+        return;
+    calls_announce_user(core, l, "user-left", l->cur->callee, "\"reason\":\"answered_elsewhere\"", 0);
+    l->seats[seat].held = false;
+    l->seats[seat].sock_id = 0;
+    cd_timer_cancel(core->loop, &l->seats[seat].grace);
+}
+
+void calls_announce(struct cd_core *core, struct cd_live *l, const struct cd_call *prev,
+                    const struct cd_cmd *cmd)
+{
+    uint64_t seq = l->event_seq;
+
+    if (!prev)
+        announce_new(core, l);
+    else if (cd_status_final(l->cur->status))
+        announce_final(core, l, prev, seq, cmd);
+    else if (prev->status == CD_RINGING && l->cur->status == CD_ACCEPTED)
+        announce_answered(core, l, seq, cmd);
+    else if (prev->status == CD_ACCEPTED && l->cur->status == CD_CONNECTED)
+        announce_connected(core, l, seq);
+    else if (cmd->ev == CD_EV_TOGGLE_AUDIO || cmd->ev == CD_EV_TOGGLE_VIDEO || cmd->ev == CD_EV_TOGGLE_SCREEN)
+        announce_toggle(core, l, seq, cmd);
+    else if (cmd->ev == CD_EV_SELECT_OTHER)
+        announce_ousted(core, l);
+}

@@ -1,0 +1,170 @@
+/* commands.c -- answer, reject, end, leave, connected. */
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "calls.h"
+
+static enum cd_source source_of(const struct cd_op *op)
+{
+    return op->sock_id ? CD_S_SOCKET : CD_S_REST;
+}
+
+static void submit(struct cd_op *op, struct cd_cmd *cmd, cd_cmd_fn fn)
+{
+    struct cd_extra extra = {.idem = cd_op_idem(op, 200)};
+
+    cmd->source = source_of(op);
+    cmd->user = op->who->user_id;
+    cmd->client = op->client;
+    cmd->mx_version = 1;
+    cmd->now_ms = cd_wall_ms();
+    cd_submit(op->core, op->live, cmd, &extra, fn, op);
+}
+
+/* The plain end of every command: the call object, or the error. */
+static void on_done(void *arg, const struct cd_result *res)
+{
+    struct cd_op *op = arg;
+
+    op->idem_given = op->idem_given && res->moved; /* an unchanged call's answer is kept on its own */
+    op->live = res->live;
+    if (res->rc != CD_OK) {
+        op->err = res->err;
+        cd_op_fail(op, res->rc);
+        return;
+    }
+    cd_op_ok_call(op, 200, NULL);
+}
+
+/* --- answer --------------------------------------------------------------------------------------- */
+
+/* The SDP that came with the answer: logged, mirrored, and announced by call-answered alone. */
+static void log_answer(struct cd_op *op, struct cd_live *l, const char *party)
+{
+    struct cd_buf b;
+    uint64_t seq;
+
+    cd_buf_init(&b, op->sdp.n + 16);
+    cd_buf_adds(&b, "\"answer\":");
+    cd_buf_add(&b, op->sdp.p, op->sdp.n);
+    struct cd_sig sig = {.kind = CD_SIG_ANSWER, .source = source_of(op), .from_user = op->who->user_id,
+                         .from_party = party, .members = {b.p, b.n}, .silent = true};
+    cd_signal(op->core, l, &sig, &seq, NULL);
+    cd_buf_done(&b);
+}
+
+static void on_answered(void *arg, const struct cd_result *res)
+{
+    struct cd_op *op = arg;
+
+    if (res->rc != CD_OK) {
+        on_done(arg, res);
+        return;
+    }
+    int seat = cd_live_seat_of(res->live, op->who->user_id);
+    const char *party = res->live->cur->participants[seat].party_id;
+    op->live = res->live;
+    op->idem_given = op->idem_given && res->moved;
+    if (res->moved) {
+        calls_seat_take(res->live, seat, op->sock_id);
+        cd_tokens_hold(op->core, op->who);
+        if (op->sdp.n)
+            log_answer(op, res->live, party);
+    }
+    cd_op_ok_call(op, 200, party);
+}
+
+static void answer_found(struct cd_op *op)
+{
+    const struct cd_call *c = op->live->cur;
+    const struct cd_participant *p = cd_call_participant_const(c, op->who->user_id);
+    char party[CD_PARTY_ID_LEN + 1];
+    struct cd_cmd cmd = {.ev = CD_EV_ANSWER, .party_id = p->party_id};
+
+    if (!p->party_id) { /* the first client of this user to come near the call */
+        cd_id_alnum(CD_PARTY_ID_LEN, party);
+        cmd.party_id = party;
+    }
+    submit(op, &cmd, on_answered);
+}
+
+void calls_answer(struct cd_op *op)
+{
+    struct cd_err *err = &op->err;
+
+    cd_input_sdp(&op->in, "answer", "answer", (size_t)op->core->conf->limits.sdp_bytes, &op->sdp);
+    if (op->in.rc != CD_OK)
+        cd_op_fail(op, err->rc);
+    else
+        cd_op_with_own_call(op, answer_found);
+}
+
+/* --- reject, end, leave, connected ---------------------------------------------------------------- */
+
+static void reject_found(struct cd_op *op)
+{
+    static const char *const reasons[] = {"declined", "user_busy", NULL};
+    struct cd_cmd cmd = {.ev = CD_EV_REJECT, .reason = CD_R_DECLINED};
+
+    if (cd_input_word(&op->in, "reason", reasons) == 1)
+        cmd.reason = CD_R_USER_BUSY;
+    if (op->in.rc != CD_OK)
+        cd_op_fail(op, op->in.rc);
+    else
+        submit(op, &cmd, on_done);
+}
+
+void calls_reject(struct cd_op *op)
+{
+    cd_op_with_own_call(op, reject_found);
+}
+
+static void end_as(struct cd_op *op, enum cd_ev ev)
+{
+    static const char *const reasons[] = {"user_hangup", "ice_failed",    "ice_timeout", "user_media_failed",
+                                          "user_busy",   "unknown_error", NULL};
+    struct cd_cmd cmd = {.ev = ev};
+    int i = cd_input_word(&op->in, "reason", reasons);
+
+    cmd.reason = i < 0 ? CD_R_USER_HANGUP : (enum cd_reason)cd_reason_parse(reasons[i]);
+    if (op->in.rc != CD_OK)
+        cd_op_fail(op, op->in.rc);
+    else
+        submit(op, &cmd, on_done);
+}
+
+static void end_found(struct cd_op *op)
+{
+    end_as(op, CD_EV_END);
+}
+
+void calls_end(struct cd_op *op)
+{
+    cd_op_with_own_call(op, end_found);
+}
+
+static void leave_found(struct cd_op *op)
+{
+    end_as(op, CD_EV_LEAVE);
+}
+
+void calls_leave(struct cd_op *op)
+{
+    cd_op_with_own_call(op, leave_found);
+}
+
+static void connected_found(struct cd_op *op)
+{
+    struct cd_cmd cmd = {.ev = CD_EV_CONNECTED};
+
+    if (!op->live->seats[cd_live_seat_of(op->live, op->who->user_id)].held)
+        cd_op_error(op, CD_E_FORBIDDEN, "No client of yours sits in this call.");
+    else
+        submit(op, &cmd, on_done);
+}
+
+void calls_connected(struct cd_op *op)
+{
+    cd_op_with_own_call(op, connected_found);
+}

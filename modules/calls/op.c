@@ -1,0 +1,425 @@
+/* op.c -- requests of clients: from the wire to an operation and back, with idempotency.
+ *
+ * In: a REST request or a socket event. Out: its answer. Why one shape: no transport holds call logic.
+ * Idempotency: the answer stands in the transaction that made it true; a second request with the same
+ * key waits for the first, then gets that answer. */
+#include "op.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/secret.h"
+
+#define PARK_MS 20000 /* longer than any store or homeserver call takes to fail */
+#define MAX_KEY 255
+
+static void begin(struct cd_op *op);
+
+static void op_free(struct cd_op *op)
+{
+    cd_principal_unref(op->who);
+    free(op->body);
+    free(op->key);
+    free(op);
+}
+
+/* --- answering ------------------------------------------------------------------------------------ */
+
+/* The key is free again: the next request with it looks the answer up. */
+static void release_key(struct cd_op *op)
+{
+    struct cd_op *waiting = op->next_waiting;
+
+    if (!op->key_held)
+        return;
+    cd_map_del(&op->core->idem, cd_str_of(op->key));
+    op->key_held = false;
+    op->next_waiting = NULL;
+    while (waiting) {
+        struct cd_op *next = waiting->next_waiting;
+
+        waiting->next_waiting = NULL;
+        begin(waiting);
+        waiting = next;
+    }
+}
+
+static void answer(struct cd_op *op, int status, struct cd_buf *body)
+{
+    if (op->sock_id) {
+        struct cd_str members = {body->p, body->n};
+        if (body->failed) {
+            cd_fail(&op->err, CD_E_NO_MEMORY, NULL);
+            cd_ack_fail(&op->ack, &op->err, op->call_id);
+        } else {
+            cd_ack_ok(&op->ack, members);
+        }
+        cd_buf_done(body);
+    } else if (op->req) {
+        cd_req_reply_json(op->req, status, body);
+    } else {
+        cd_buf_done(body); /* the client has left */
+    }
+}
+
+struct saving {
+    struct cd_op *op;
+    int status;
+    struct cd_buf body;
+};
+
+/* A REST operation answered within its handler is freed there, any other one here. */
+static void finish(struct cd_op *op)
+{
+    bool in_handler = !op->parked && !op->sock_id;
+
+    op->answered = true;
+    release_key(op);
+    if (!in_handler)
+        op_free(op);
+}
+
+static void saved(void *arg, enum cd_store_rc rc, const char *live_call_id)
+{
+    struct saving *s = arg;
+
+    (void)rc; /* an answer that could not be kept is still the answer */
+    (void)live_call_id;
+    answer(s->op, s->status, &s->body);
+    finish(s->op);
+    free(s);
+}
+
+/* Keep the answer of an operation that made no transition under its key. */
+static bool save_answer(struct cd_op *op, int status, struct cd_buf *body)
+{
+    struct cd_change *ch = cd_change_new(op->live ? cd_live_id(op->live) : "");
+    struct saving *s = malloc(sizeof(*s));
+    struct cd_idem_row *row = cd_op_idem(op, status);
+
+    if (!ch || !s || !row || body->failed || !(row->response = strndup(body->p, body->n))) {
+        cd_change_free(ch);
+        free(s);
+        return false;
+    }
+    ch->idem = row;
+    *s = (struct saving){op, status, *body};
+    op->core->store->ops->commit(op->core->store, ch, saved, s);
+    return true;
+}
+
+void cd_op_ok(struct cd_op *op, int status, struct cd_buf *body)
+{
+    if (op->key && !op->idem_given && save_answer(op, status, body))
+        return;
+    answer(op, status, body);
+    finish(op);
+}
+
+void cd_op_fail(struct cd_op *op, enum cd_rc rc)
+{
+    if (op->err.rc != rc)
+        cd_fail(&op->err, rc, NULL);
+    if (op->sock_id)
+        cd_ack_fail(&op->ack, &op->err, op->call_id[0] ? op->call_id : NULL);
+    else if (op->req)
+        cd_req_fail(op->req, &op->err);
+    finish(op);
+}
+
+void cd_op_error(struct cd_op *op, enum cd_rc rc, const char *fmt, ...)
+{
+    char text[200];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    cd_fail(&op->err, rc, "%s", text);
+    cd_op_fail(op, rc);
+}
+
+void cd_op_ok_call(struct cd_op *op, int status, const char *party_id)
+{
+    struct cd_buf b;
+
+    cd_buf_init(&b, 1024 * 1024);
+    cd_render_call(&b, op->core, op->live, op->who->user_id, party_id, true);
+    cd_op_ok(op, status, &b);
+}
+
+/* --- idempotency ---------------------------------------------------------------------------------- */
+
+struct cd_idem_row *cd_op_idem(struct cd_op *op, int status)
+{
+    struct cd_idem_row *row = op->key ? calloc(1, sizeof(*row)) : NULL;
+
+    if (!row)
+        return NULL;
+    row->user_id = strdup(op->who->user_id);
+    row->key = strdup(op->key + strlen(op->who->user_id) + 1);
+    memcpy(row->request_hash, op->request_hash, sizeof(row->request_hash));
+    row->status = status;
+    row->at = cd_wall_ms();
+    if (op->live)
+        snprintf(row->call_id, sizeof(row->call_id), "%s", cd_live_id(op->live));
+    op->idem_given = true;
+    return row;
+}
+
+void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *next,
+                     struct cd_idem_row *row)
+{
+    const struct cd_participant *p = cd_call_participant_const(next, row->user_id);
+    struct cd_buf b;
+
+    if (row->response)
+        return;
+    cd_buf_init(&b, 64 * 1024);
+    cd_render_state(&b, core, live, next, row->user_id, p ? p->party_id : NULL, false);
+    row->response = cd_buf_steal(&b, NULL);
+    snprintf(row->call_id, sizeof(row->call_id), "%s", next->id);
+}
+
+/* The kept answer, with fresh credentials where the call still lives. */
+static void replay(struct cd_op *op, const struct cd_idem_row *row)
+{
+    struct cd_live *l = row->call_id[0] ? cd_live_get(op->core, row->call_id) : NULL;
+    bool ice = l && !cd_status_final(cd_live_call(l)->status) && strncmp(row->response, "{\"callId\"", 9) == 0;
+    struct cd_buf b;
+
+    cd_buf_init(&b, 1024 * 1024);
+    cd_buf_adds(&b, row->response);
+    if (ice && b.n) {
+        b.n--; /* the closing brace */
+        cd_buf_addc(&b, ',');
+        cd_render_ice(&b, op->core, op->who->user_id);
+        cd_buf_addc(&b, '}');
+    }
+    op->idem_given = true;
+    answer(op, row->status, &b);
+    finish(op);
+}
+
+static void on_idem(void *arg, enum cd_store_rc rc, const struct cd_idem_row *row)
+{
+    struct cd_op *op = arg;
+
+    if (rc != CD_STORE_OK)
+        cd_op_error(op, CD_E_OVERLOADED, "The Idempotency-Key could not be looked up; try again.");
+    else if (!row)
+        op->run(op);
+    else if (memcmp(row->request_hash, op->request_hash, sizeof(op->request_hash)) != 0)
+        cd_op_fail(op, CD_E_IDEMPOTENCY);
+    else
+        replay(op, row);
+}
+
+/* One request a key at a time: the others queue behind it. */
+static void begin(struct cd_op *op)
+{
+    struct cd_core *core = op->core;
+
+    if (!op->key) {
+        op->run(op);
+        return;
+    }
+    struct cd_op *first = cd_map_get(&core->idem, cd_str_of(op->key));
+    if (first) {
+        op->next_waiting = first->next_waiting;
+        first->next_waiting = op;
+        return;
+    }
+    op->key_held = cd_map_put(&core->idem, cd_str_of(op->key), op) == 0;
+    core->store->ops->idem_get(core->store, op->who->user_id, op->key + strlen(op->who->user_id) + 1, on_idem,
+                               op);
+}
+
+/* What makes two requests the same: method, path and body. */
+static void hash_request(struct cd_op *op)
+{
+    struct cd_buf b;
+
+    cd_buf_init(&b, 1024 * 1024);
+    cd_buf_adds(&b, cd_req_method(op->req));
+    cd_buf_addc(&b, ' ');
+    cd_buf_adds(&b, cd_req_path(op->req));
+    cd_buf_addc(&b, '\n');
+    cd_buf_adds(&b, op->body);
+    cd_hash16((struct cd_str){b.p, b.n}, op->request_hash);
+    cd_buf_done(&b);
+}
+
+static bool take_key(struct cd_op *op)
+{
+    const char *key = cd_req_header(op->req, "Idempotency-Key");
+    struct cd_buf b;
+
+    if (!key || strcmp(cd_req_method(op->req), "POST") != 0)
+        return true;
+    size_t n = strlen(key);
+    if (n == 0 || n > MAX_KEY || !cd_utf8_valid(key, n)) {
+        cd_fail(&op->err, CD_E_INVALID_PARAM, "Idempotency-Key must have 1 to %d bytes of UTF-8.", MAX_KEY);
+        return false;
+    }
+    cd_buf_init(&b, 1024);
+    cd_buf_adds(&b, op->who->user_id);
+    cd_buf_addc(&b, '\n');
+    cd_buf_adds(&b, key);
+    op->key = cd_buf_steal(&b, NULL);
+    hash_request(op);
+    return true;
+}
+
+/* --- entry ---------------------------------------------------------------------------------------- */
+
+static struct cd_op *op_new(struct cd_core *core, struct cd_principal *who, struct cd_str text, cd_op_fn run)
+{
+    struct cd_op *op = calloc(1, sizeof(*op));
+
+    if (!op)
+        return NULL;
+    op->core = core;
+    op->who = cd_principal_ref(who);
+    op->run = run;
+    op->body = malloc(text.n + 1);
+    if (!op->body) {
+        op_free(op);
+        return NULL;
+    }
+    if (text.n)
+        memcpy(op->body, text.p, text.n);
+    op->body[text.n] = '\0';
+    cd_input_open(&op->in, (struct cd_str){op->body, text.n}, (unsigned)core->conf->limits.json_depth,
+                  &op->err);
+    return op;
+}
+
+static void give_up(void *arg)
+{
+    struct cd_op *op = arg;
+
+    op->req = NULL; /* timed out or left: the operation goes on, its answer goes nowhere */
+}
+
+enum cd_rc cd_op_rest(struct cd_core *core, struct cd_req *req, cd_op_fn run)
+{
+    struct cd_principal *who = cd_req_principal(req);
+    struct cd_op *op = op_new(core, who, cd_req_body(req), run);
+    const char *id = cd_req_param(req, 0);
+
+    if (!op)
+        return cd_fail(cd_req_err(req), CD_E_NO_MEMORY, NULL);
+    op->req = req;
+    snprintf(op->call_id, sizeof(op->call_id), "%s", id ? id : "");
+    snprintf(op->client, sizeof(op->client), "%s", who->device_id ? who->device_id : "rest");
+    if (op->in.rc != CD_OK || !take_key(op)) {
+        enum cd_rc rc = op->err.rc;
+        *cd_req_err(req) = op->err;
+        op_free(op);
+        return rc;
+    }
+    begin(op);
+    if (op->answered) {
+        op_free(op);
+        return CD_OK;
+    }
+    op->parked = true;
+    cd_req_park(req, PARK_MS, false, give_up, op);
+    return CD_PENDING;
+}
+
+void cd_op_socket(struct cd_core *core, struct cd_client *client, struct cd_str payload,
+                  const struct cd_ack *ack, cd_op_fn run)
+{
+    struct cd_op *op = op_new(core, client->who, payload, run);
+    struct cd_err err;
+
+    if (!op) {
+        cd_fail(&err, CD_E_NO_MEMORY, NULL);
+        cd_ack_fail(ack, &err, NULL);
+        return;
+    }
+    op->ack = *ack;
+    op->sock_id = client->sock_id;
+    snprintf(op->client, sizeof(op->client), "socket:%llu", (unsigned long long)client->sock_id);
+    cd_input_text(&op->in, "callId", false, op->call_id, sizeof(op->call_id));
+    if (op->in.rc != CD_OK)
+        cd_op_fail(op, op->in.rc);
+    else
+        run(op);
+}
+
+/* --- finding the call ----------------------------------------------------------------------------- */
+
+struct seeking {
+    struct cd_op *op;
+    cd_op_fn next;
+    bool own;
+};
+
+static void on_membership(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
+{
+    struct seeking s = *(struct seeking *)arg;
+    struct cd_op *op = s.op;
+
+    (void)room;
+    free(arg);
+    if (rc == CD_E_NOT_FOUND) {
+        cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
+    } else if (rc != CD_OK) {
+        if (err)
+            op->err = *err;
+        cd_op_fail(op, rc);
+    } else if (!(op->live = cd_live_get(op->core, op->call_id))) {
+        cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
+    } else if (s.own && cd_live_seat_of(op->live, op->who->user_id) < 0) {
+        cd_op_error(op, CD_E_FORBIDDEN, "You are a member of the room, but not of this call.");
+    } else {
+        op->live->touched_ms = cd_mono_ms();
+        s.next(op);
+    }
+}
+
+static void on_found(void *arg, enum cd_rc rc, struct cd_live *live)
+{
+    struct seeking *s = arg;
+    struct cd_op *op = s->op;
+
+    if (rc != CD_OK || !live->cur) { /* a call that is still being created is nobody's yet */
+        free(s);
+        cd_op_error(op, rc == CD_OK || rc == CD_E_NOT_FOUND ? CD_E_NOT_FOUND : rc, "%s",
+                    rc == CD_OK || rc == CD_E_NOT_FOUND ? "There is no such call." : cd_rc_text(rc));
+        return;
+    }
+    cd_rooms_joined(op->core->rooms, op->who, live->cur->room_id, on_membership, s);
+}
+
+static void seek(struct cd_op *op, cd_op_fn next, bool own)
+{
+    struct seeking *s = malloc(sizeof(*s));
+
+    if (!op->call_id[0]) {
+        free(s);
+        cd_op_error(op, CD_E_MISSING_PARAM, "callId is required.");
+        return;
+    }
+    if (!s) {
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
+    *s = (struct seeking){op, next, own};
+    cd_live_find(op->core, op->call_id, on_found, s);
+}
+
+void cd_op_with_call(struct cd_op *op, cd_op_fn next)
+{
+    seek(op, next, false);
+}
+
+void cd_op_with_own_call(struct cd_op *op, cd_op_fn next)
+{
+    seek(op, next, true);
+}

@@ -1,0 +1,174 @@
+/* signals.c -- offers, answers and candidates of our clients: judged here, relayed by the core. */
+#include "calls.h"
+
+#include <stdio.h>
+
+/* May this client speak for its user's party? REST acts for it always, a socket only from the seat or
+ * while nobody sits there. */
+static bool may_signal(struct cd_op *op, int seat)
+{
+    const struct cd_call *c = op->live->cur;
+    const struct cd_participant *p = &c->participants[seat];
+    const struct cd_seat *s = &op->live->seats[seat];
+
+    if (cd_status_final(c->status))
+        return true; /* the core answers INVALID_STATE */
+    if (op->sock_id && s->sock_id && s->sock_id != op->sock_id) {
+        cd_op_fail(op, CD_E_SEAT_TAKEN);
+        return false;
+    }
+    if (p->side == CD_SIDE_MATRIX) {
+        cd_op_error(op, CD_E_SEAT_TAKEN, "Another client of yours, on Matrix, is in this call.");
+        return false;
+    }
+    if (!p->party_id || (!s->held && p->state != CD_P_JOINED)) {
+        cd_op_error(op, CD_E_FORBIDDEN, "Answer the call, or join it, before you signal in it.");
+        return false;
+    }
+    return true;
+}
+
+static void relay(struct cd_op *op, enum cd_signal kind, struct cd_str members)
+{
+    int seat = cd_live_seat_of(op->live, op->who->user_id);
+    char to[CD_MAX_ID + 1];
+    uint64_t seq;
+    struct cd_buf b;
+
+    cd_input_text(&op->in, "to", false, to, sizeof(to));
+    if (!to[0])
+        cd_input_text(&op->in, "targetUserId", false, to, sizeof(to));
+    if (op->in.rc != CD_OK) {
+        cd_op_fail(op, op->in.rc);
+        return;
+    }
+    if (!may_signal(op, seat))
+        return;
+    struct cd_sig sig = {.kind = kind, .source = op->sock_id ? CD_S_SOCKET : CD_S_REST,
+                         .from_user = op->who->user_id,
+                         .from_party = op->live->cur->participants[seat].party_id,
+                         .to = to[0] ? to : NULL, .members = members};
+    enum cd_rc rc = cd_signal(op->core, op->live, &sig, &seq, &op->err);
+    if (rc != CD_OK) {
+        cd_op_fail(op, rc);
+        return;
+    }
+    cd_buf_init(&b, 64);
+    cd_buf_addf(&b, "{\"seq\":%llu}", (unsigned long long)seq);
+    cd_op_ok(op, 200, &b);
+}
+
+/* "name": value, as it stands in the request */
+static void relay_member(struct cd_op *op, enum cd_signal kind, const char *name, struct cd_str value)
+{
+    struct cd_buf b;
+
+    cd_buf_init(&b, value.n + 32);
+    cd_buf_addf(&b, "\"%s\":", name);
+    cd_buf_add(&b, value.p, value.n);
+    if (b.failed)
+        cd_op_fail(op, CD_E_NO_MEMORY);
+    else
+        relay(op, kind, (struct cd_str){b.p, b.n});
+    cd_buf_done(&b);
+}
+
+static void sdp_found(struct cd_op *op, const char *name, enum cd_signal kind)
+{
+    struct cd_str sdp;
+
+    if (cd_input_sdp(&op->in, name, name, (size_t)op->core->conf->limits.sdp_bytes, &sdp))
+        relay_member(op, kind, name, sdp);
+    else if (op->in.rc != CD_OK)
+        cd_op_fail(op, op->in.rc);
+    else
+        cd_op_error(op, CD_E_MISSING_PARAM, "%s is required.", name);
+}
+
+static void offer_found(struct cd_op *op)
+{
+    sdp_found(op, "offer", CD_SIG_OFFER);
+}
+
+void calls_offer(struct cd_op *op)
+{
+    cd_op_with_own_call(op, offer_found);
+}
+
+static void answer_sdp_found(struct cd_op *op)
+{
+    if (op->live->cur->status == CD_RINGING && !op->live->busy)
+        cd_op_error(op, CD_E_INVALID_STATE, "Answer the call first; the SDP may come with the answer.");
+    else
+        sdp_found(op, "answer", CD_SIG_ANSWER);
+}
+
+void calls_answer_sdp(struct cd_op *op)
+{
+    cd_op_with_own_call(op, answer_sdp_found);
+}
+
+/* An RTCIceCandidateInit: candidate is a string, sdpMid a string or null, sdpMLineIndex a number or
+ * null. @return the index-less error text, or NULL */
+static const char *candidate_wrong(struct cd_str c)
+{
+    struct cd_str v;
+
+    if (cd_json_kind(c) != CD_JSON_OBJECT)
+        return "must be an object";
+    if (!cd_json_find(c, "candidate", &v) || cd_json_kind(v) != CD_JSON_STRING)
+        return "must have a string \"candidate\" (\"\" is the end)";
+    if (cd_json_find(c, "sdpMid", &v) && cd_json_kind(v) != CD_JSON_STRING && cd_json_kind(v) != CD_JSON_NULL)
+        return "has an sdpMid that is no string";
+    if (cd_json_find(c, "sdpMLineIndex", &v) && cd_json_kind(v) != CD_JSON_NUMBER &&
+        cd_json_kind(v) != CD_JSON_NULL)
+        return "has an sdpMLineIndex that is no number";
+    return NULL;
+}
+
+static void candidates_found(struct cd_op *op, struct cd_str list)
+{
+    struct cd_str item;
+    size_t pos = 0, n = 0;
+
+    while (cd_json_element(list, &pos, &item)) {
+        const char *problem = candidate_wrong(item);
+        if (problem) {
+            cd_op_error(op, CD_E_BAD_JSON, "candidates[%zu] %s.", n, problem);
+            return;
+        }
+        n++;
+    }
+    if (n == 0)
+        cd_op_error(op, CD_E_INVALID_PARAM, "candidates must not be empty.");
+    else if (n > (size_t)op->core->conf->limits.candidates)
+        cd_op_error(op, CD_E_INVALID_PARAM, "candidates may have %ld elements at most.",
+                    op->core->conf->limits.candidates);
+    else
+        relay_member(op, CD_SIG_CANDIDATE, "candidates", list);
+}
+
+static void candidate_found(struct cd_op *op)
+{
+    struct cd_str one, list;
+    const char *problem;
+
+    if (cd_json_find(op->in.text, "candidates", &list) && cd_json_kind(list) != CD_JSON_NULL) {
+        if (cd_json_kind(list) != CD_JSON_ARRAY)
+            cd_op_error(op, CD_E_BAD_JSON, "candidates must be an array.");
+        else
+            candidates_found(op, list);
+        return;
+    }
+    if (!cd_json_find(op->in.text, "candidate", &one))
+        cd_op_error(op, CD_E_MISSING_PARAM, "candidate is required: an RTCIceCandidateInit object.");
+    else if ((problem = candidate_wrong(one)))
+        cd_op_error(op, CD_E_BAD_JSON, "candidate %s.", problem);
+    else
+        relay_member(op, CD_SIG_CANDIDATE, "candidate", one);
+}
+
+void calls_candidate(struct cd_op *op)
+{
+    cd_op_with_own_call(op, candidate_found);
+}
