@@ -6,8 +6,4 @@
 
 extern const struct cd_module cd_module_matrix;
 
-/** A participant on our side muted or unmuted: tell a Matrix counterpart that knows about it.
- * @param user  whose participant already carries the new state */
-void cd_matrix_toggled(struct cd_core *core, struct cd_live *live, const char *user);
-
 #endif

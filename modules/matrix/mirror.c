@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "batch.h"
-#include "matrix.h"
+#include "inbound.h"
 #include "rows.h"
 
 #define RETRY_MS 250 /* a commit is in flight: look again */
@@ -195,11 +195,27 @@ static void take_back(struct cd_live *live, const struct cd_call *prev, const st
     }
 }
 
+/* A participant of ours muted or unmuted: a Matrix client that knows about it is told. */
+static void tell_toggled(struct cd_live *live, const struct cd_cmd *cmd)
+{
+    struct cd_mx *m = live->mx;
+    int side = cd_mx_side_of(live->cur, cmd->user);
+    struct cd_mx_rows rows = {0};
+
+    if (cmd->source == CD_S_MATRIX || side < 0 || !m->negotiates || !m->side[side].sdp ||
+        !is_active(live->cur) || !cd_mx_is_ours(live->cur, side) || !cd_mx_has_counterpart(live->cur) ||
+        !cd_mx_mirrors(live, live->cur))
+        return;
+    cd_mx_add_metadata(&rows, m, live->cur, side);
+    cd_mx_rows_write(&rows, live);
+}
+
 void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
                         const struct cd_cmd *cmd, const struct cd_change *change)
 {
     struct cd_mx *m = live->mx;
 
+    cd_mx_drain_soon(live, 0);
     if (!core->outbox || !m)
         return;
     if (change->drop_untried_droppable || change->drop_untried_all)
@@ -211,6 +227,8 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
     mark_written(m, change->outbox, change->n_outbox);
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
+    if (cmd->ev == CD_EV_TOGGLE_AUDIO || cmd->ev == CD_EV_TOGGLE_VIDEO)
+        tell_toggled(live, cmd);
     pump(live);
 }
 
@@ -294,20 +312,6 @@ void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd
     else
         on_description(m, side, members, sig->kind == CD_SIG_ANSWER);
     json_decref(members);
-}
-
-void cd_matrix_toggled(struct cd_core *core, struct cd_live *live, const char *user)
-{
-    struct cd_mx *m = live->mx;
-    struct cd_mx_rows rows = {0};
-    int side = live->cur ? cd_mx_side_of(live->cur, user) : -1;
-
-    if (!core->outbox || !m || side < 0 || !m->negotiates || !is_active(live->cur) || !m->side[side].sdp ||
-        !cd_mx_is_ours(live->cur, side) || !cd_mx_has_counterpart(live->cur) ||
-        !cd_mx_mirrors(live, live->cur))
-        return;
-    cd_mx_add_metadata(&rows, m, live->cur, side);
-    cd_mx_rows_write(&rows, live);
 }
 
 /* --- coming and going ------------------------------------------------------------------------------ */

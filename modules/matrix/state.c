@@ -34,6 +34,8 @@ void cd_mx_drop(struct cd_live *live)
         return;
     live->mx = NULL;
     cd_timer_cancel(live->core->loop, &m->retry);
+    cd_timer_cancel(live->core->loop, &m->drain);
+    cd_mx_wait_drop(&m->waiting, CD_STORE_OK); /* their call is gone: they move nothing */
     for (size_t i = 0; i < CD_MX_SIDES; i++) {
         cd_timer_cancel(live->core->loop, &m->side[i].flush);
         cd_buf_done(&m->side[i].queue);

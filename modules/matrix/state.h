@@ -3,6 +3,7 @@
 #define CD_MATRIX_STATE_H
 
 #include "core.h"
+#include "event.h"
 
 #define CD_MX_PARTIES 4              /* answering parties whose early candidates are kept */
 #define CD_MX_PARTY_BYTES 32768      /* of early candidates, each */
@@ -43,6 +44,8 @@ struct cd_mx {
     struct cd_mx_early early[CD_MX_PARTIES];
     size_t n_early;
     unsigned n_heard[CD_MX_SIDES]; /* candidates taken from Matrix, by sender */
+    struct cd_mx_waiting waiting;  /* events that came while a commit was in flight */
+    struct cd_timer drain;
 };
 
 /** The call's state, made when missing. @return NULL out of memory */
