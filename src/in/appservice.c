@@ -22,7 +22,7 @@
 #include "loop/loop.h"
 
 #define SLICE_US 5000
-#define ANSWER_MS 25000      /* the least patient homeserver waits 30 s */
+#define ANSWER_MS 25000
 #define WAITING_MAX 32       /* transactions behind the one being applied */
 #define HOLDS_MAX 1024U      /* effects on their way to the store; more wait */
 #define QUARANTINE_BYTES 65536
@@ -379,7 +379,7 @@ static enum cd_rc put_transaction(void *self, struct cd_req *req)
         free_txn(t);
         return CD_OK;
     }
-    cd_req_park(req, ANSWER_MS, false, on_timeout, t);
+    cd_req_park(req, as->conf.answer_ms, false, on_timeout, t);
     return CD_PENDING;
 }
 
@@ -449,6 +449,8 @@ struct cd_appservice *cd_as_new(struct cd_loop *loop, struct cd_http *http, stru
     as->loop = loop;
     as->store = store;
     as->conf = *conf;
+    if (as->conf.answer_ms <= 0)
+        as->conf.answer_ms = ANSWER_MS;
     as->ops = *ops;
     as->self = self;
     as->seen = cd_as_seen_new();

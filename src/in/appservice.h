@@ -40,6 +40,8 @@ bool cd_txn_ends_call(const struct cd_txn *txn, const char *room_id, const char 
 struct cd_as_conf {
     bool legacy_paths;      /* also /transactions/:t, /users/:u, /rooms/:a */
     size_t max_event_bytes; /* 65536 */
+    int64_t answer_ms;      /* 503 when the answer is not ready by then; 0: 25000, as the least patient
+                             * homeserver waits 30 s */
 };
 
 struct cd_appservice;
