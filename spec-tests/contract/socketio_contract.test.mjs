@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { Agent } from 'node:http';
-import { after, before, describe, it } from 'node:test';
+import { after, afterEach, before, describe, it } from 'node:test';
 import { io } from 'socket.io-client';
 import { http, Polling, soon, startServer, Wire } from '../lib/sio.mjs';
 import { until } from '../lib/until.mjs';
@@ -544,8 +544,15 @@ describe('the stock socket.io-client', () => {
     'by polling alone': { transports: ['polling'] },
     'without the last slash': { addTrailingSlash: false },
   };
-  const open = (options = {}, of = server) => io(of.url, { forceNew: true, reconnectionDelay: 50,
-    reconnectionDelayMax: 100, ...options });
+  const opened = [];
+  const open = (options = {}, of = server) => {
+    opened.push(io(of.url, { forceNew: true, reconnectionDelay: 50, reconnectionDelayMax: 100,
+      ...options }));
+    return opened.at(-1);
+  };
+  afterEach(() => { // also after a failure, or it would reconnect for ever
+    for (const client of opened.splice(0)) client.disconnect();
+  });
 
   for (const [how, options] of Object.entries(kinds)) {
     it(`connects and talks ${how}`, async () => {
@@ -593,17 +600,16 @@ describe('the stock socket.io-client', () => {
   }
 
   it('survives heartbeats on every transport', async () => {
-    const clients = ['websocket', 'polling'].map((t) => open({ transports: [t] }, quick));
     const lost = [];
-    for (const client of clients) {
-      client.on('disconnect', (reason) => lost.push(reason));
+    await Promise.all(['websocket', 'polling'].map(async (transport) => {
+      const client = open({ transports: [transport] }, quick);
       await soon(once(client, 'connect'), 'connect');
+      client.on('disconnect', (reason) => lost.push(reason));
       let pings = 0;
       client.io.on('ping', () => pings++);
       await until(() => pings >= 4, { what: 'pings' });
-    }
+    }));
     assert.deepEqual(lost, []);
-    for (const client of clients) client.disconnect();
   });
 
   it('reconnects when its connection is lost, with a new id', async () => {

@@ -795,6 +795,49 @@ static void kicks(void)
     end();
 }
 
+static void kicks_while_upgrading(void)
+{
+    struct cd_ws *ws;
+
+    begin();
+    connect_polling(); /* the client paused its polls before "41" could go out */
+    ws = probe();
+    fake_ws_say(ws, "2probe");
+    cd_sock_disconnect(app.sock);
+    fake_pass(0);
+    CHECK_INT(app.gone, 1);
+    CHECK_INT(ws->code, 0);
+    fake_ws_say(ws, "5");
+    CHECK_STR(ws->all, "3probe\n41\n");
+    CHECK_INT(ws->code, 1000);
+    fake_ws_gone(ws);
+    CHECK_GONE();
+
+    app.gone = 0;
+    connect_polling(); /* "5" arrives before the closing is done */
+    ws = probe();
+    fake_ws_say(ws, "2probe");
+    cd_sock_disconnect(app.sock);
+    fake_ws_say(ws, "5");
+    CHECK_STR(ws->all, "3probe\n41\n");
+    fake_pass(0);
+    CHECK_INT(ws->code, 1000);
+    fake_ws_gone(ws);
+    CHECK_INT(app.gone, 1);
+
+    app.gone = 0;
+    connect_polling(); /* or it polls once more after all */
+    ws = probe();
+    fake_ws_say(ws, "2probe");
+    cd_sock_disconnect(app.sock);
+    fake_pass(0);
+    CHECK_POLL(200, "41\x1e" "1");
+    CHECK_INT(ws->code, 1000);
+    fake_ws_gone(ws);
+    CHECK_INT(app.gone, 1);
+    end();
+}
+
 static void binary_events(void)
 {
     struct cd_ws *ws;
@@ -965,14 +1008,28 @@ static uint32_t dice(uint32_t sides)
 
 static const char *some_packet(void)
 {
-    static const char *const packets[] = {
-        "40", "40", "40", "40", "40{\"token\":\"t\"}", "41", "3", "3", "3", "3", "42[\"x\"]",
-        "42[\"x\"]", "42[\"x\"]", "42[\"x\"]", "427[\"x\",{}]", "427[\"x\",{}]", "427[\"x\",{}]",
-        "2probe", "2probe", "2probe", "2probe", "2probe", "5", "5", "5", "5", "5", "1", "2", "451-[\"f\"]", "bAQID", "43[]", "40/x", "42{}", "", "6",
-        "{\"type\":\"connect\"}", "{\"type\":\"x\",\"id\":1}", "{\"type\":\"disconnect\"}",
+    static const char *const usual[] = {"40", "3", "42[\"x\"]", "427[\"x\",{}]", "42[\"x\"]", "3"};
+    static const char *const odd[] = {
+        "40{\"token\":\"t\"}", "41", "2probe", "5", "1", "2", "451-[\"f\"]", "bAQID", "43[]", "40/x",
+        "42{}", "", "6", "{\"type\":\"connect\"}", "{\"type\":\"x\",\"id\":1}",
+        "{\"type\":\"disconnect\"}",
     };
 
-    return packets[dice(sizeof(packets) / sizeof(packets[0]))];
+    if (dice(8))
+        return usual[dice(sizeof(usual) / sizeof(usual[0]))];
+    return odd[dice(sizeof(odd) / sizeof(odd[0]))];
+}
+
+/** What a WebSocket client would say next, mostly. */
+static const char *some_message(const struct cd_ws *ws)
+{
+    if (dice(8) && ws->sent == 0)
+        return "2probe";
+    if (dice(8) && strcmp(ws->last, "3probe") == 0)
+        return "5";
+    if (dice(8) && strncmp(ws->last, "0{", 2) == 0)
+        return "40";
+    return some_packet();
 }
 
 static void drop_answered(int i)
@@ -987,12 +1044,16 @@ static void some_http(int i)
 {
     struct cd_req *req;
 
-    switch (dice(4)) {
+    switch (dice(12)) {
     case 0:
         open_polling();
         snprintf(zoo.query[i], sizeof(zoo.query[i]), "%s", query);
         return;
     case 1:
+    case 2:
+    case 3:
+        if (zoo.poll[i] && dice(8))
+            return;
         if (zoo.poll[i]) {
             fake_leave(zoo.poll[i]);
             free(zoo.poll[i]);
@@ -1027,7 +1088,7 @@ static void some_ws(int i)
     if (dice(8) == 0)
         fake_ws_binary(zoo.ws[i]);
     else
-        fake_ws_say(zoo.ws[i], some_packet());
+        fake_ws_say(zoo.ws[i], some_message(zoo.ws[i]));
 }
 
 static void some_application(void)
@@ -1042,8 +1103,9 @@ static void some_application(void)
     cd_sock_connected(app.id, dice(2) ? CD_OK : CD_E_GUEST, &the_user, &err);
     cd_ack_fail(&app.ack, &err, NULL);
     cd_ack_ok(&app.ack, CD_STR("{}"));
-    cd_sock_broadcast("b", CD_STR("{}"));
-    if (sock && dice(6) == 0)
+    if (dice(8) == 0)
+        cd_sock_broadcast("b", CD_STR("{}"));
+    if (sock && dice(8) == 0)
         cd_sock_disconnect(sock);
 }
 
@@ -1060,7 +1122,7 @@ static void anything_in_any_order(void)
             some_application();
             break;
         case 1:
-            fake_pass(dice(dice(20) ? 60 : 1500));
+            fake_pass(dice(dice(50) ? 20 : 1500));
             break;
         case 2:
         case 3:
@@ -1112,6 +1174,7 @@ int main(void)
     TAP_RUN(ids_never_come_back);
     TAP_RUN(connect_timeout);
     TAP_RUN(kicks);
+    TAP_RUN(kicks_while_upgrading);
     TAP_RUN(binary_events);
     TAP_RUN(plain_json);
     TAP_RUN(plain_json_bad);

@@ -139,8 +139,7 @@ static void tell_closed(struct cd_eio *s)
         server.ops->on_close(up);
 }
 
-/** Out of everything; whoever waits on the session is answered. */
-static void end(struct cd_eio *s, uint16_t code)
+void cd_eio_end(struct cd_eio *s, uint16_t code)
 {
     if (s->state == CD_EIO_DEAD)
         return;
@@ -163,14 +162,9 @@ void cd_eio_done(struct cd_eio *s)
         free(s);
 }
 
-void cd_eio_abort(struct cd_eio *s)
-{
-    end(s, 1002);
-}
-
 void cd_eio_close_now(struct cd_eio *s)
 {
-    end(s, 1001);
+    cd_eio_end(s, 1001);
 }
 
 void cd_eio_forget_all(void)
@@ -179,20 +173,19 @@ void cd_eio_forget_all(void)
     struct cd_eio *s;
 
     while ((s = cd_map_next(&server.sessions, &pos)) != NULL)
-        end(s, 1001);
+        cd_eio_end(s, 1001);
     cd_map_done(&server.sessions);
     cd_map_init(&server.sessions);
 }
 
 static void last_poll_missed(void *arg)
 {
-    end(arg, 1000);
+    cd_eio_end(arg, 1000);
 }
 
 /** Closed, but the client's next poll shall learn it: keep @p packet for it. */
 static void await_last_poll(struct cd_eio *s, struct cd_str packet, int64_t ms)
 {
-    cd_eio_ws_drop(s->probe, 1000);
     s->state = CD_EIO_LAST;
     if (s->out.n > 0)
         cd_buf_addc(&s->out, 0x1e);
@@ -205,10 +198,14 @@ static void close_gracefully(void *arg)
 {
     struct cd_eio *s = arg;
 
-    if (s->ws || s->poll)
-        end(s, 1000);
-    else
-        await_last_poll(s, CD_STR("1"), CD_EIO_LAST_POLL_MS);
+    if (s->ws || s->poll) {
+        cd_eio_end(s, 1000);
+        return;
+    }
+    /* A client that was told to upgrade may poll no more: then its "5" is what is awaited. */
+    if (s->probe && s->probe->state != CD_EIO_WS_PROBED)
+        cd_eio_ws_drop(s->probe, 1000);
+    await_last_poll(s, CD_STR("1"), CD_EIO_LAST_POLL_MS);
 }
 
 void cd_eio_close(struct cd_eio *s)
@@ -224,13 +221,14 @@ void cd_eio_client_closed(struct cd_eio *s)
     if (s->state == CD_EIO_DEAD || s->state == CD_EIO_LAST)
         return;
     if (!s->ws && !s->poll) {
+        cd_eio_ws_drop(s->probe, 1000);
         cd_buf_reset(&s->out);
         await_last_poll(s, CD_STR("6"), CD_EIO_CLIENT_CLOSE_MS);
         return;
     }
     if (s->poll)
         cd_eio_poll_reply(s, CD_STR("6"));
-    end(s, 1000);
+    cd_eio_end(s, 1000);
 }
 
 /* --- heartbeat ------------------------------------------------------------------------------------ */
@@ -240,7 +238,7 @@ static void beat(void *arg)
     struct cd_eio *s = arg;
 
     if (s->waiting_pong) {
-        end(s, 1000);
+        cd_eio_end(s, 1000);
         return;
     }
     s->waiting_pong = true;
@@ -313,6 +311,13 @@ enum cd_eio_verdict cd_eio_binary(struct cd_eio *s)
     return verdict(server.ops->on_binary(s->up));
 }
 
+void cd_eio_queue_done(struct cd_eio *s)
+{
+    cd_buf_done(&s->out);
+    cd_buf_init(&s->out, server.conf.queue_bytes + 16);
+    s->out_count = 0;
+}
+
 static bool queue(struct cd_eio *s, struct cd_str packet)
 {
     if (s->out_count >= server.conf.queue_messages ||
@@ -342,9 +347,7 @@ bool cd_eio_send(struct cd_eio *s, struct cd_str packet)
     }
     if (queue(s, packet))
         return true;
-    cd_buf_done(&s->out);
-    cd_buf_init(&s->out, 16);
-    s->out_count = 0;
+    cd_eio_queue_done(s);
     cd_sock_count_slow();
     cd_eio_close(s);
     return false;

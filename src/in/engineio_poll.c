@@ -36,13 +36,11 @@ void cd_eio_poll_reply(struct cd_eio *s, struct cd_str payload)
     reply(req, payload);
 }
 
-/** Everything queued goes into this answer; an idle session keeps no buffer. */
+/** Everything queued goes into this answer. */
 static void reply_queued(struct cd_eio *s, struct cd_req *req)
 {
     reply(req, (struct cd_str){s->out.p, s->out.n});
-    cd_buf_done(&s->out);
-    cd_buf_init(&s->out, cd_eio_server()->conf.queue_bytes + 16);
-    s->out_count = 0;
+    cd_eio_queue_done(s);
 }
 
 /** The client left its poll, or the HTTP server is going away. */
@@ -51,7 +49,7 @@ static void poll_abandoned(void *arg)
     struct cd_eio *s = arg;
 
     s->poll = NULL;
-    cd_eio_abort(s);
+    cd_eio_end(s, 1002);
 }
 
 static enum cd_rc handshake(struct cd_req *req)
@@ -71,13 +69,13 @@ static enum cd_rc handshake(struct cd_req *req)
 static enum cd_rc poll_get(struct cd_eio *s, struct cd_req *req)
 {
     if (s->poll) { /* two polls at once: the first one gets "1" */
-        cd_eio_abort(s);
+        cd_eio_end(s, 1002);
         return refuse(req, 400, CD_EIO_BAD_REQUEST, NULL);
     }
     if (s->out.n > 0) {
         reply_queued(s, req);
         if (s->state == CD_EIO_LAST)
-            cd_eio_abort(s);
+            cd_eio_end(s, 1002);
         return CD_OK;
     }
     if (s->probe && cd_eio_ws_frees_poll(s->probe)) {
@@ -116,7 +114,7 @@ static enum cd_rc poll_post(struct cd_eio *s, struct cd_req *req)
     if (s->state == CD_EIO_LAST)
         return refuse(req, 400, CD_EIO_SID_UNKNOWN, NULL);
     if (is_binary(req)) { /* version 3 did that */
-        cd_eio_abort(s);
+        cd_eio_end(s, 1002);
         return refuse(req, 400, CD_EIO_BAD_REQUEST, NULL);
     }
     s->busy++;
@@ -124,7 +122,7 @@ static enum cd_rc poll_post(struct cd_eio *s, struct cd_req *req)
     if (v == CD_EIO_CLIENT_CLOSED)
         cd_eio_client_closed(s);
     else if (v == CD_EIO_BROKEN)
-        cd_eio_abort(s);
+        cd_eio_end(s, 1002);
     cd_eio_done(s);
     if (v == CD_EIO_BROKEN)
         return refuse(req, 400, CD_EIO_BAD_REQUEST, NULL);

@@ -105,8 +105,11 @@ enum cd_eio_verdict cd_eio_packet(struct cd_eio *s, struct cd_str packet);
 enum cd_eio_verdict cd_eio_binary(struct cd_eio *s);
 /** Give `busy` back; a session that died meanwhile is freed. */
 void cd_eio_done(struct cd_eio *s);
-/** End a session whose peer broke the protocol or left: nobody is waited for. */
-void cd_eio_abort(struct cd_eio *s);
+/** End a session at once: whoever waits on it is answered, nobody is waited for.
+ * @param code  what its WebSocket is closed with; 1002: the peer broke the protocol */
+void cd_eio_end(struct cd_eio *s, uint16_t code);
+/** Empty the queue and give its memory back: an idle session keeps none. */
+void cd_eio_queue_done(struct cd_eio *s);
 /** The client said "1" by polling. */
 void cd_eio_client_closed(struct cd_eio *s);
 const char *cd_eio_fault_text(enum cd_eio_fault fault);

@@ -58,19 +58,17 @@ static void probed(struct cd_eio_ws *w)
     }
 }
 
-/** What waited for a poll goes out here instead. */
+/** What waited for a poll goes out here instead; "1" is for polls alone. */
 static void flush_queue(struct cd_eio *s)
 {
     struct cd_str rest = {s->out.n ? s->out.p : NULL, s->out.n};
     struct cd_str packet;
 
     while (cd_eio_payload_next(&rest, &packet)) {
-        if (!cd_eio_send(s, packet))
-            break;
+        if (!cd_str_is(packet, "1"))
+            cd_ws_send(s->ws->ws, packet.p, packet.n);
     }
-    cd_buf_done(&s->out);
-    cd_buf_init(&s->out, cd_eio_server()->conf.queue_bytes + 16);
-    s->out_count = 0;
+    cd_eio_queue_done(s);
 }
 
 static void upgraded(struct cd_eio_ws *w)
@@ -85,6 +83,8 @@ static void upgraded(struct cd_eio_ws *w)
     if (s->poll)
         cd_eio_poll_reply(s, CD_STR("6"));
     flush_queue(s);
+    if (s->state == CD_EIO_LAST)
+        cd_eio_end(s, 1000);
 }
 
 /* --- connections ------------------------------------------------------------------------------------ */
@@ -136,7 +136,7 @@ static void act(struct cd_eio *s, enum cd_eio_verdict v)
     if (v == CD_EIO_CLIENT_CLOSED)
         cd_eio_client_closed(s);
     else if (v == CD_EIO_BROKEN)
-        cd_eio_abort(s);
+        cd_eio_end(s, 1002);
     cd_eio_done(s);
 }
 
@@ -194,7 +194,7 @@ static void on_close(void *user)
         s->ws = NULL;
         cd_eio_server()->websocket--;
         w->state = CD_EIO_WS_DOOMED;
-        cd_eio_abort(s);
+        cd_eio_end(s, 1002);
     } else if (s && s->probe == w) {
         s->probe = NULL;
     }
@@ -255,7 +255,8 @@ void *cd_eio_ws_open(struct cd_ws *ws, const struct cd_ws_hello *hello, struct c
     fault = cd_eio_judge(&h, &s);
     *status = 400;
     if (fault != CD_EIO_NO_FAULT) {
-        snprintf(why, why_size, "%s", cd_eio_fault_text(fault));
+        snprintf(why, why_size, "{\"code\":%d,\"message\":\"%s\"}", (int)fault,
+                 cd_eio_fault_text(fault));
         return NULL;
     }
     w = calloc(1, sizeof(*w));
