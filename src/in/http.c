@@ -315,7 +315,7 @@ static enum MHD_Result send_refusal(struct cd_req *req)
     cd_http_release_body(req);
     req->stage = REQ_SERVE;
     if (!req->has_body)
-        return send_answer(req);
+        return MHD_YES; /* sent at the next call: that keeps the connection alive */
     req->closing = true;
     ok = send_answer(req);
     linger(req);
