@@ -1,0 +1,185 @@
+/* health.c -- is it alive, is it ready, which version is it: nothing secret, no token needed. */
+#include "health.h"
+
+#include <string.h>
+
+static enum cd_rc reply(struct cd_req *req, int status, struct cd_buf *b)
+{
+    cd_req_add_header(req, "Cache-Control", "no-store");
+    cd_req_reply_json(req, status, b);
+    return CD_OK;
+}
+
+static enum cd_rc health(void *self, struct cd_req *req)
+{
+    struct cd_buf b;
+
+    (void)self;
+    cd_buf_init(&b, 256);
+    cd_buf_adds(&b, "{\"status\":\"ok\"}");
+    return reply(req, 200, &b);
+}
+
+static enum cd_rc version(void *self, struct cd_req *req)
+{
+    struct cd_buf b;
+
+    (void)self;
+    cd_buf_init(&b, 256);
+    cd_buf_adds(&b, "{\"name\":\"matrix-calld\",\"version\":\"" PACKAGE_VERSION "\"}");
+    return reply(req, 200, &b);
+}
+
+/* 200 with what is away; 503 only while starting or draining. */
+static enum cd_rc ready(void *self, struct cd_req *req)
+{
+    const struct cd_core *core = self;
+    struct cd_store_stats store;
+    struct cd_outbox_stats out;
+    const char *sep = "";
+    bool ok = core->ready && !core->draining;
+    struct cd_buf b;
+
+    core->store->ops->stats(core->store, &store);
+    cd_buf_init(&b, 512);
+    cd_buf_addf(&b, "{\"ready\":%s,\"state\":\"%s\",\"degraded\":[", ok ? "true" : "false",
+                core->draining ? "draining" : core->ready ? "running" : "starting");
+    if (core->persistent && !store.connected) {
+        cd_buf_adds(&b, "\"postgresql\"");
+        sep = ",";
+    }
+    if (core->outbox) {
+        cd_outbox_stats(core->outbox, &out);
+        if (!out.homeserver_up)
+            cd_buf_addf(&b, "%s\"homeserver\"", sep);
+    }
+    cd_buf_adds(&b, "]}");
+    return reply(req, ok ? 200 : 503, &b);
+}
+
+/* --- metrics: Prometheus text on the control listener --------------------------------------------- */
+
+static void metric(struct cd_buf *b, const char *name, const char *type, const char *help, double value)
+{
+    cd_buf_addf(b, "# HELP calld_%s %s\n# TYPE calld_%s %s\ncalld_%s %.15g\n", name, help, name, type, name, value);
+}
+
+static void call_metrics(struct cd_buf *b, struct cd_core *core)
+{
+    unsigned live[CD_STATUS_COUNT] = {0};
+    size_t pos = 0;
+    const struct cd_live *l;
+
+    while ((l = cd_live_next(core, &pos)))
+        live[cd_live_call(l)->status]++;
+    cd_buf_adds(b, "# HELP calld_calls_live Calls in memory that are not over, by status.\n"
+                   "# TYPE calld_calls_live gauge\n");
+    for (int s = 0; s < CD_ENDED; s++)
+        cd_buf_addf(b, "calld_calls_live{status=\"%s\"} %u\n", cd_status_name((enum cd_status)s), live[s]);
+    cd_buf_adds(b, "# HELP calld_calls_finished_total Calls that ended, by final status.\n"
+                   "# TYPE calld_calls_finished_total counter\n");
+    for (int s = CD_ENDED; s < CD_STATUS_COUNT; s++)
+        cd_buf_addf(b, "calld_calls_finished_total{status=\"%s\"} %llu\n", cd_status_name((enum cd_status)s),
+                    (unsigned long long)core->counts.final_by_status[s]);
+    metric(b, "calls_created_total", "counter", "Calls created.", (double)core->counts.calls_created);
+    metric(b, "transitions_total", "counter", "State changes of calls.", (double)core->counts.transitions);
+    metric(b, "refused_total", "counter", "Commands refused with 409.", (double)core->counts.refused);
+    metric(b, "ignored_total", "counter", "Matrix events and timers that changed nothing.",
+           (double)core->counts.ignored);
+    metric(b, "signals_total", "counter", "Offers, answers and candidates relayed.",
+           (double)core->counts.signals);
+    metric(b, "rate_limited_total", "counter", "Requests refused by a rate limit.",
+           (double)core->counts.rate_limited);
+}
+
+static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
+{
+    struct cd_store_stats st;
+    struct cd_sock_stats so;
+    struct cd_http_stats h;
+
+    core->store->ops->stats(core->store, &st);
+    metric(b, "store_connected", "gauge", "1 while the store answers.", st.connected);
+    metric(b, "store_commits_total", "counter", "Changes made durable.", (double)st.commits);
+    metric(b, "store_batches_total", "counter", "Group commits.", (double)st.batches);
+    metric(b, "store_batch_reruns_total", "counter", "Batches run again one by one.", (double)st.batch_reruns);
+    metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
+    metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
+    metric(b, "store_queue", "gauge", "Changes waiting to become durable.", (double)st.queue_now);
+    cd_sock_stats(&so);
+    metric(b, "sockets", "gauge", "Connected client sockets.", (double)so.sockets);
+    metric(b, "sockets_websocket", "gauge", "Of them over WebSocket.", (double)so.websocket);
+    metric(b, "socket_events_in_total", "counter", "Events from clients.", (double)so.events_in);
+    metric(b, "socket_events_out_total", "counter", "Events to clients.", (double)so.events_out);
+    metric(b, "sockets_closed_slow_total", "counter", "Sockets closed for reading too slowly.",
+           (double)so.closed_slow);
+    cd_http_stats(core->http, &h);
+    metric(b, "http_requests_total", "counter", "HTTP requests.", (double)h.requests);
+    metric(b, "http_refused_total", "counter", "Requests refused on their headers.", (double)h.refused);
+    metric(b, "http_parked", "gauge", "Requests waiting for an answer.", (double)h.parked_now);
+    metric(b, "http_connections", "gauge", "Open HTTP connections.", (double)h.connections_now);
+}
+
+static void matrix_metrics(struct cd_buf *b, const struct cd_core *core)
+{
+    struct cd_outbox_stats o;
+    struct cd_as_stats a;
+
+    if (core->outbox) {
+        cd_outbox_stats(core->outbox, &o);
+        metric(b, "matrix_up", "gauge", "1 while the homeserver answers.", o.homeserver_up);
+        metric(b, "matrix_sent_total", "counter", "Events sent.", (double)o.sent);
+        metric(b, "matrix_expired_total", "counter", "Events dropped at their deadline.", (double)o.expired);
+        metric(b, "matrix_refused_total", "counter", "Events the homeserver refused.", (double)o.refused);
+        metric(b, "matrix_no_token_total", "counter", "Events dropped without a token.", (double)o.no_token);
+        metric(b, "matrix_retries_total", "counter", "Sending attempts repeated.", (double)o.retries);
+        metric(b, "matrix_rate_limited_total", "counter", "Times the homeserver said 429.",
+               (double)o.rate_limited);
+        metric(b, "matrix_waiting", "gauge", "Events waiting to be sent.", (double)o.waiting);
+    }
+    if (core->as) {
+        cd_as_stats(core->as, &a);
+        metric(b, "as_transactions_total", "counter", "Transactions received.", (double)a.transactions);
+        metric(b, "as_events_total", "counter", "Events in them.", (double)a.events);
+        metric(b, "as_relevant_total", "counter", "Events that concern calls or members.", (double)a.relevant);
+        metric(b, "as_duplicate_events_total", "counter", "Events seen before.", (double)a.duplicate_events);
+        metric(b, "as_quarantined_total", "counter", "Events that could not be read.", (double)a.quarantined);
+        metric(b, "as_lag_seconds", "gauge", "Age of the newest event when it came.", (double)a.last_lag_ms / 1000);
+    }
+}
+
+static enum cd_rc metrics(void *self, struct cd_req *req)
+{
+    struct cd_core *core = self;
+    struct cd_buf b;
+    size_t n;
+
+    cd_buf_init(&b, 1024 * 1024);
+    call_metrics(&b, core);
+    traffic_metrics(&b, core);
+    matrix_metrics(&b, core);
+    for (size_t i = 0; cd_modules[i]; i++)
+        if (cd_modules[i]->metrics)
+            cd_modules[i]->metrics(core, &b);
+    n = b.failed ? 0 : b.n;
+    cd_req_reply(req, n ? 200 : 500, "text/plain; version=0.0.4; charset=utf-8", (struct cd_str){b.p, n});
+    cd_buf_done(&b);
+    return CD_OK;
+}
+
+static const struct cd_route routes[] = {
+    {CD_ROLE_PUBLIC | CD_ROLE_APPSERVICE | CD_ROLE_CONTROL, "GET", "/health", CD_AUTH_NONE, 0, health,
+     "is it alive"},
+    {CD_ROLE_PUBLIC | CD_ROLE_APPSERVICE | CD_ROLE_CONTROL, "GET", "/ready", CD_AUTH_NONE, 0, ready,
+     "is it ready, and what is away"},
+    {CD_ROLE_PUBLIC | CD_ROLE_APPSERVICE | CD_ROLE_CONTROL, "GET", "/version", CD_AUTH_NONE, 0, version,
+     "which version"},
+    {CD_ROLE_CONTROL, "GET", "/metrics", CD_AUTH_ADMIN, 0, metrics, "Prometheus metrics"},
+    {0},
+};
+
+const struct cd_module cd_module_health = {
+    .name = "health",
+    .help = "health, readiness, version, metrics",
+    .routes = routes,
+};

@@ -1,0 +1,196 @@
+/* main.c -- the command line: the daemon itself and the commands that need no running daemon. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/secret.h"
+#include "daemon.h"
+#include "registration.h"
+#include "store/store.h"
+
+#define EXIT_USAGE 2
+
+extern char **environ;
+
+static const char usage_text[] =
+    "usage: matrix-calld [-c FILE] [COMMAND]\n"
+    "\n"
+    "Without a command it is the daemon: configuration from FILE, then the environment.\n"
+    "\n"
+    "commands:\n"
+    "  check-config                 say what is wrong with the configuration, line by line\n"
+    "  dump-config                  print the values in force, secrets masked\n"
+    "  sample-config                print a commented sample file\n"
+    "  migrate [--dry-run|--to N]   bring the database schema up to date, or to number N\n"
+    "  generate-registration ...    write the application service's registration (--help)\n"
+    "\n"
+    "options:\n"
+    "  -c, --config FILE   configuration file\n"
+    "  -V, --version       print the version\n"
+    "  -h, --help          print this text\n";
+
+struct invocation {
+    const char *conf_path;
+    const char *command; /* NULL: the daemon */
+    int argc;            /* the command's own arguments, argv[0] is its name */
+    char **argv;
+};
+
+static int usage_error(const char *what, const char *arg)
+{
+    fprintf(stderr, "matrix-calld: %s%s%s; see matrix-calld --help\n", what, arg ? " " : "", arg ? arg : "");
+    return EXIT_USAGE;
+}
+
+/* @return -1 to go on, else the exit status */
+static int parse_args(int argc, char **argv, struct invocation *inv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+
+        if (strcmp(a, "-c") == 0 || strcmp(a, "--config") == 0) {
+            if (++i == argc)
+                return usage_error("a file must follow", a);
+            inv->conf_path = argv[i];
+        } else if (strcmp(a, "-V") == 0 || strcmp(a, "--version") == 0) {
+            puts("matrix-calld " PACKAGE_VERSION);
+            return 0;
+        } else if (strcmp(a, "-h") == 0 || strcmp(a, "--help") == 0) {
+            fputs(usage_text, stdout);
+            return 0;
+        } else if (a[0] == '-') {
+            return usage_error("unknown option", a);
+        } else {
+            inv->command = a;
+            inv->argc = argc - i;
+            inv->argv = argv + i;
+            return -1;
+        }
+    }
+    return -1;
+}
+
+static int load(const struct invocation *inv, struct cd_conf **out)
+{
+    struct cd_err err = {0};
+
+    if (cd_conf_load(inv->conf_path, environ, out, stderr, &err) == CD_OK)
+        return 0;
+    fprintf(stderr, "matrix-calld: the configuration is not usable: %s\n", err.text);
+    return 1;
+}
+
+static int check_config(const struct invocation *inv)
+{
+    struct cd_conf *conf = NULL;
+
+    if (load(inv, &conf) != 0)
+        return 1;
+    cd_conf_free(conf);
+    puts("the configuration is fine");
+    return 0;
+}
+
+static int dump_config(const struct invocation *inv)
+{
+    struct cd_conf *conf = NULL;
+
+    if (load(inv, &conf) != 0)
+        return 1;
+    cd_conf_dump(conf, stdout);
+    cd_conf_free(conf);
+    return 0;
+}
+
+static int sample_config(const struct invocation *inv)
+{
+    (void)inv;
+    cd_conf_print_sample(stdout);
+    return 0;
+}
+
+static int migrate(const struct invocation *inv)
+{
+    struct cd_migrate_conf m = {.to = -1, .wait = true};
+    struct cd_conf *conf = NULL;
+    struct cd_err err = {0};
+    uint64_t to;
+
+    for (int i = 1; i < inv->argc; i++) {
+        if (strcmp(inv->argv[i], "--dry-run") == 0) {
+            m.dry_run = true;
+        } else if (strcmp(inv->argv[i], "--to") == 0 && i + 1 < inv->argc &&
+                   cd_parse_u64(cd_str_of(inv->argv[i + 1]), 0, 9999, &to)) {
+            m.to = (int)to;
+            i++;
+        } else {
+            return usage_error("migrate takes --dry-run or --to NUMBER, not", inv->argv[i]);
+        }
+    }
+    if (load(inv, &conf) != 0)
+        return 1;
+    m.url = conf->database.url;
+    m.schema = conf->database.schema;
+    enum cd_rc rc = m.url[0] ? cd_migrate(&m, stdout, &err)
+                             : cd_fail(&err, CD_E_INVALID_PARAM, "database.url is not set");
+    if (rc != CD_OK)
+        fprintf(stderr, "matrix-calld: %s\n", err.text);
+    cd_conf_free(conf);
+    return rc == CD_OK ? 0 : 1;
+}
+
+static int generate_registration(const struct invocation *inv)
+{
+    return cd_registration_main(inv->argc, inv->argv);
+}
+
+static enum cd_log_level level_of(const char *name)
+{
+    static const char *const names[] = {"debug", "info", "warn", "error"};
+
+    for (int i = 0; i < 4; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum cd_log_level)i;
+    return CD_LOG_INFO;
+}
+
+static int run_daemon(const struct invocation *inv)
+{
+    struct cd_conf *conf = NULL;
+
+    if (load(inv, &conf) != 0)
+        return 1;
+    cd_log_setup(level_of(conf->log.level), strcmp(conf->log.format, "text") != 0);
+    return cd_daemon_run(conf, inv->conf_path);
+}
+
+static const struct {
+    const char *name;
+    int (*run)(const struct invocation *inv);
+} commands[] = {
+    {"check-config", check_config},
+    {"dump-config", dump_config},
+    {"sample-config", sample_config},
+    {"migrate", migrate},
+    {"generate-registration", generate_registration},
+};
+
+int main(int argc, char **argv)
+{
+    struct invocation inv = {0};
+    int status = parse_args(argc, argv, &inv);
+
+    if (status >= 0)
+        return status;
+    if (cd_secret_init() != 0) {
+        fputs("matrix-calld: libsodium did not start\n", stderr);
+        return 1;
+    }
+    if (!inv.command)
+        return run_daemon(&inv);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (strcmp(commands[i].name, inv.command) == 0)
+            return commands[i].run(&inv);
+    return usage_error("unknown command", inv.command);
+}
