@@ -254,6 +254,13 @@ describe('a transaction', () => {
     assert.deepEqual(ids(await delivered()), [good.event_id]);
   });
 
+  it('drops what the application does not want before it is built', async () => {
+    const candidates = event('m.call.candidates', { call_id: 'u', unwanted: 1 });
+    const one = invite('u');
+    isDone(await put({ events: [candidates, candidates, one] }));
+    assert.deepEqual(ids(await delivered()), [one.event_id]);
+  });
+
   it('that is none gets 400', async () => {
     for (const body of ['', 'x', '{', '{"events":[', '{"events":[}', '{"events":[{}}', '{"events":[]}x', '\xff']) {
       fails(await put(body), 400, 'M_NOT_JSON');

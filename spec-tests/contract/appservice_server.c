@@ -15,6 +15,7 @@
 
 #include "base/buf.h"
 #include "base/log.h"
+#include "base/scan.h"
 #include "base/secret.h"
 #include "in/appservice.h"
 #include "in/auth.h"
@@ -67,6 +68,14 @@ static void on_event(void *self, struct cd_txn *txn, const struct cd_mx_event *e
         held[held_n++] = txn;
         cd_txn_hold(txn);
     }
+}
+
+static bool wants(void *self, const struct cd_mx_event *ev, struct cd_str raw_content)
+{
+    struct cd_str v;
+
+    (void)self;
+    return strcmp(ev->type, "m.call.candidates") != 0 || !cd_json_find(raw_content, "unwanted", &v);
 }
 
 /* --- what the test asks --------------------------------------------------------------------- */
@@ -173,7 +182,7 @@ int main(int argc, char **argv)
     static const struct cd_auth_conf auth_conf = {
         .homeserver_url = "", .server_name = "example.org", .as_token = "the-as-token-of-the-test",
         .hs_token = "the-hs-token-of-the-test", .admin_users = "", .admin_token_file = ""};
-    static const struct cd_as_ops ops = {on_event};
+    static const struct cd_as_ops ops = {on_event, wants};
     const struct cd_as_conf as_conf = {.legacy_paths = argc > 1 && !strcmp(argv[1], "legacy"),
                                        .max_event_bytes = 65536,
                                        .answer_ms = argc > 1 && !strcmp(argv[1], "hasty") ? 300 : 0};

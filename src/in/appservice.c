@@ -212,6 +212,8 @@ static void apply_event(struct cd_txn *t, struct as_item *item, struct cd_str ra
     enum as_verdict v = cd_as_event_head(&e, raw, as->conf.max_event_bytes, cd_wall_ms(), &why);
 
     as->stats.relevant++;
+    if (v == AS_GOOD && as->ops.wants && !as->ops.wants(as->self, &e.ev, e.raw_content))
+        return;
     if (v == AS_GOOD) {
         memcpy(item->hash, e.ev.hash, sizeof item->hash);
         if (!cd_as_seen_add(as->seen, item->hash)) {

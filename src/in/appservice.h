@@ -28,6 +28,11 @@ struct cd_as_ops {
      * Called once an event, in order. When the event leads to something that must be durable before
      * the answer: cd_txn_hold(), and cd_txn_release() from the commit's callback. */
     void (*on_event)(void *self, struct cd_txn *txn, const struct cd_mx_event *ev);
+    /** Asked before the content is built, which costs more than all the rest; may be NULL: everything is
+     * wanted. A no drops the event: it is not remembered and comes to nobody.
+     * @param ev           all but its content
+     * @param raw_content  its content as valid JSON text, for base/scan.h */
+    bool (*wants)(void *self, const struct cd_mx_event *ev, struct cd_str raw_content);
 };
 void cd_txn_hold(struct cd_txn *txn);
 /** @param rc  CD_STORE_DOWN or _FULL make the transaction answer 503 so that the homeserver retries */

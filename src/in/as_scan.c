@@ -106,18 +106,18 @@ static bool ends_ringing(const char *type)
 }
 
 /* Note the last item when it ends a call's ringing. @return false out of memory */
-static bool note_ender(struct as_scan *s, struct cd_str event)
+static bool note_ender(struct as_scan *s, struct cd_str event, struct cd_str event_type)
 {
-    static const struct cd_json_pick picks[] = {{"type"}, {"room_id"}, {"content"}};
+    static const struct cd_json_pick picks[] = {{"room_id"}, {"content"}};
     char type[TYPE_BYTES], room_id[ID_BYTES], call_id[ID_BYTES];
-    struct cd_str found[3], call;
+    struct cd_str found[2], call;
     struct as_ender *enders;
     size_t start;
 
-    if (cd_json_pick(event, EVENT_DEPTH, picks, 3, found, &start) == 0 ||
-        cd_json_text(found[0], type, sizeof type) < 0 || !ends_ringing(type) ||
-        cd_json_text(found[1], room_id, sizeof room_id) < 0 ||
-        cd_json_kind(found[2]) != CD_JSON_OBJECT || !cd_json_find(found[2], "call_id", &call) ||
+    if (cd_json_text(event_type, type, sizeof type) < 0 || !ends_ringing(type) ||
+        cd_json_pick(event, EVENT_DEPTH, picks, 2, found, &start) == 0 ||
+        cd_json_text(found[0], room_id, sizeof room_id) < 0 ||
+        cd_json_kind(found[1]) != CD_JSON_OBJECT || !cd_json_find(found[1], "call_id", &call) ||
         cd_json_text(call, call_id, sizeof call_id) < 0)
         return true;
     enders = grow(s->enders, s->n_enders, &s->cap_enders, sizeof *enders);
@@ -151,7 +151,7 @@ static enum as_step take_event(struct as_scan *s)
     s->at = at + n;
     if (kind != AS_IRRELEVANT && !add_item(s, at, n, kind))
         return AS_NO_MEMORY;
-    if (kind == AS_EVENT && !note_ender(s, (struct cd_str){s->body.p + at, n}))
+    if (kind == AS_EVENT && !note_ender(s, (struct cd_str){s->body.p + at, n}, type))
         return AS_NO_MEMORY;
     return AS_MORE;
 }
