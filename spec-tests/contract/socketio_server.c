@@ -35,7 +35,7 @@ static struct cd_sock_conf conf = {
     .max_sessions = 200,
 };
 
-/* --- things done later: answers that come after the callback ------------------------------------- */
+/* --- things done later: answers that come after the callback ---------------------------------- */
 
 struct later {
     struct cd_timer timer;
@@ -65,7 +65,7 @@ static struct later *do_later(void)
     return later;
 }
 
-/* --- the application -------------------------------------------------------------------------------- */
+/* --- the application -------------------------------------------------------------------------- */
 
 static bool token_is(struct cd_str auth, const char *want)
 {
@@ -155,7 +155,7 @@ static void on_disconnect(void *self, void *user, struct cd_sock *sock)
     disconnected += user != NULL;
 }
 
-/* --- the process -------------------------------------------------------------------------------------- */
+/* --- the process ------------------------------------------------------------------------------ */
 
 static void read_setting(const char *arg)
 {

@@ -22,7 +22,7 @@ static struct {
     const struct cd_route *routes;
 } fake = {.now_ms = 1000};
 
-/* --- clock and timers --------------------------------------------------------------------------- */
+/* --- clock and timers ------------------------------------------------------------------------- */
 
 int64_t cd_mono_ms(void)
 {
@@ -90,7 +90,7 @@ static inline unsigned fake_timers_armed(void)
     return n;
 }
 
-/* --- HTTP ------------------------------------------------------------------------------------------ */
+/* --- HTTP ------------------------------------------------------------------------------------- */
 
 struct cd_req {
     const char *method, *type, *origin, *upgrade;
@@ -207,7 +207,7 @@ static inline void fake_leave(struct cd_req *req)
     req->cancel(req->arg);
 }
 
-/* --- WebSockets -------------------------------------------------------------------------------------- */
+/* --- WebSockets ------------------------------------------------------------------------------- */
 
 struct cd_ws {
     void *user;

@@ -33,7 +33,7 @@ void cd_eio_counts(size_t *polling, size_t *websocket)
     *polling = server.sessions.count - server.websocket;
 }
 
-/* --- judging requests --------------------------------------------------------------------------- */
+/* --- judging requests ------------------------------------------------------------------------- */
 
 const char *cd_eio_fault_text(enum cd_eio_fault fault)
 {
@@ -53,10 +53,15 @@ static bool header_sane(const char *value)
     return true;
 }
 
+static struct cd_eio *find(struct cd_str sid)
+{
+    return sid.n == CD_EIO_SID_LEN ? cd_map_get(&server.sessions, sid) : NULL;
+}
+
 static enum cd_eio_fault judge_session(const char *sid, bool eio4, bool websocket,
                                        bool right_transport, struct cd_eio **out)
 {
-    struct cd_eio *s = cd_eio_find(cd_str_of(sid));
+    struct cd_eio *s = find(cd_str_of(sid));
 
     if (!s || (websocket && s->state != CD_EIO_OPEN))
         return CD_EIO_SID_UNKNOWN;
@@ -88,16 +93,11 @@ enum cd_eio_fault cd_eio_judge(const struct cd_eio_hello *hello, struct cd_eio *
     return eio4 ? CD_EIO_NO_FAULT : CD_EIO_BAD_VERSION;
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
-
-struct cd_eio *cd_eio_find(struct cd_str sid)
-{
-    return sid.n == CD_EIO_SID_LEN ? cd_map_get(&server.sessions, sid) : NULL;
-}
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void beat(void *arg);
 
-/** The next ping counts from here. @return false without memory for the timer (new sessions only) */
+/** The next ping counts from here. @return false: no memory for the timer (new sessions only) */
 static bool rest(struct cd_eio *s)
 {
     s->waiting_pong = false;
@@ -231,7 +231,7 @@ void cd_eio_client_closed(struct cd_eio *s)
     cd_eio_end(s, 1000);
 }
 
-/* --- heartbeat ------------------------------------------------------------------------------------ */
+/* --- heartbeat -------------------------------------------------------------------------------- */
 
 static void beat(void *arg)
 {
@@ -266,7 +266,7 @@ void cd_eio_start(struct cd_eio *s, struct cd_buf *b, bool websocket)
     rest(s);
 }
 
-/* --- packets --------------------------------------------------------------------------------------- */
+/* --- packets ---------------------------------------------------------------------------------- */
 
 static enum cd_eio_verdict verdict(bool ok)
 {

@@ -1,5 +1,5 @@
-/* engineio.h -- Engine.IO 4 sessions: one stream of messages each, carried by HTTP long polling, by a
- * WebSocket, or by the one and then the other. What the messages mean is socketio.c's business. */
+/* engineio.h -- Engine.IO 4 sessions: one stream of messages each, carried by HTTP long polling, by
+ * a WebSocket, or by the one and then the other. What the messages mean is socketio.c's business. */
 #ifndef CD_IN_ENGINEIO_H
 #define CD_IN_ENGINEIO_H
 

@@ -93,10 +93,9 @@ struct cd_eio_server {
 
 struct cd_eio_server *cd_eio_server(void);
 
-/* --- core (engineio.c) -------------------------------------------------------------------------- */
+/* --- core (engineio.c) ------------------------------------------------------------------------ */
 /** @return NULL: refused (cap or memory) */
 struct cd_eio *cd_eio_new(const char *client_ip);
-struct cd_eio *cd_eio_find(struct cd_str sid);
 /** Write the handshake packet and begin the heartbeat. */
 void cd_eio_start(struct cd_eio *s, struct cd_buf *b, bool websocket);
 /** Handle one packet. The caller holds `busy` and calls cd_eio_done afterwards. */
@@ -114,16 +113,14 @@ void cd_eio_queue_done(struct cd_eio *s);
 void cd_eio_client_closed(struct cd_eio *s);
 const char *cd_eio_fault_text(enum cd_eio_fault fault);
 /** Judge a request, in engine.io's order of checks.
- * @return CD_EIO_NO_FAULT with *out the session, or NULL when none was named; else the error code */
+ * @return CD_EIO_NO_FAULT with *out the session (NULL: none was named); else the error code */
 enum cd_eio_fault cd_eio_judge(const struct cd_eio_hello *hello, struct cd_eio **out);
 
-/* --- polling (engineio_poll.c) -------------------------------------------------------------------- */
-/** Answer the parked GET with one packet or what is queued. */
+/* --- polling (engineio_poll.c) ---------------------------------------------------------------- */
+/** Answer the parked GET. */
 void cd_eio_poll_reply(struct cd_eio *s, struct cd_str payload);
-/** Answer it with everything queued. */
-void cd_eio_poll_flush(struct cd_eio *s);
 
-/* --- WebSocket (engineio_ws.c) ---------------------------------------------------------------------- */
+/* --- WebSocket (engineio_ws.c) ---------------------------------------------------------------- */
 /** Let go of a WebSocket: it closes, and the session no longer hears of it. NULL is allowed. */
 void cd_eio_ws_drop(struct cd_eio_ws *w, uint16_t code);
 /** A GET arrived while @p w probes: should it be let go? False: it may wait. */

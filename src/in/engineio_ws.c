@@ -13,7 +13,7 @@
 
 static const struct cd_ws_ops ops;
 
-/* --- the upgrade ---------------------------------------------------------------------------------- */
+/* --- the upgrade ------------------------------------------------------------------------------ */
 
 /** A probe is over without an upgrade; the polling session goes on. */
 static void probe_failed(struct cd_eio_ws *w)
@@ -87,7 +87,7 @@ static void upgraded(struct cd_eio_ws *w)
         cd_eio_end(s, 1000);
 }
 
-/* --- connections ------------------------------------------------------------------------------------ */
+/* --- connections ------------------------------------------------------------------------------ */
 
 static bool carries(const struct cd_eio_ws *w)
 {
@@ -209,7 +209,7 @@ static const struct cd_ws_ops ops = {
     .on_close = on_close,
 };
 
-/* --- handshake ---------------------------------------------------------------------------------------- */
+/* --- handshake -------------------------------------------------------------------------------- */
 
 /** Join the session that was named: probe it, unless it is served already. */
 static void begin_probe(struct cd_eio_ws *w, struct cd_eio *s)

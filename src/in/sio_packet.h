@@ -1,4 +1,4 @@
-/* sio_packet.h -- the wire forms of Engine.IO 4 payloads and Socket.IO 5 packets: text in, views out. */
+/* sio_packet.h -- the wire forms of Engine.IO 4 and Socket.IO 5: text in, views out. */
 #ifndef CD_IN_SIO_PACKET_H
 #define CD_IN_SIO_PACKET_H
 
@@ -32,7 +32,7 @@ struct cd_sio_packet {
     int64_t id;           /* ack id; -1: none */
     struct cd_str ns;     /* "/" unless another one is named */
     struct cd_str data;   /* raw JSON; n == 0: none */
-    struct cd_str event;  /* events: the first element, raw: a string with its quotes, or a number */
+    struct cd_str event;  /* events: the first element, raw: "a string" or a number */
     struct cd_str payload; /* events: the second element; "{}" when there is none */
 };
 
@@ -42,15 +42,15 @@ struct cd_sio_packet {
 bool cd_eio_payload_next(struct cd_str *rest, struct cd_str *packet);
 /** Base64 as Engine.IO sends binary (both alphabets, padding optional). */
 bool cd_eio_base64_valid(struct cd_str text);
-/** One value of a raw query string ("a=1&b=2"), decoded; "?" when it does not decode or does not fit,
- * which is no value of anything that is looked for.
+/** One value of a raw query string ("a=1&b=2"), decoded; "?" when it does not decode or fit, which
+ * is no value of anything that is looked for.
  * @return false when absent */
 bool cd_eio_query(struct cd_str query, const char *name, char *out, size_t out_size);
 
 /** Parse one Socket.IO packet (without the Engine.IO "4").
  * @return false: a parse error, after which the connection has to be closed */
 bool cd_sio_parse(struct cd_str text, struct cd_sio_packet *out);
-/** The event's name: decoded into @p space, or the raw text when that cannot be (no event has it). */
+/** The event's name: decoded into @p space, or its raw text if that fails (no event is called so). */
 struct cd_str cd_sio_event_name(struct cd_str raw, char *space, size_t space_size);
 
 /* What is sent; each with the leading Engine.IO "4". */

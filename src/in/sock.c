@@ -67,7 +67,7 @@ void cd_sock_count_slow(void)
     reg.stats.closed_slow++;
 }
 
-/* --- slots: from generation ids to sockets ------------------------------------------------------ */
+/* --- slots: from generation ids to sockets ---------------------------------------------------- */
 
 static bool grow_slots(void)
 {
@@ -161,7 +161,7 @@ const char *cd_sock_public_id(const struct cd_sock *sock)
     return sock->public_id;
 }
 
-/* --- sending ------------------------------------------------------------------------------------ */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static struct cd_buf *frame(struct cd_buf *b)
 {
@@ -300,7 +300,7 @@ void cd_ack_fail(const struct cd_ack *ack, const struct cd_err *err, const char 
     frame_done(b);
 }
 
-/* --- coming and going ----------------------------------------------------------------------------- */
+/* --- coming and going ------------------------------------------------------------------------- */
 
 static void forget(struct cd_sock *sock)
 {

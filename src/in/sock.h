@@ -14,8 +14,8 @@ struct cd_loop;
 struct cd_http;
 struct cd_sock;
 
-/** Where an ack goes; `id < 0`: the client did not ask for one. Copyable: holds no pointers. The socket
- * is named by a generation id so that a late answer to a gone socket resolves to nothing. */
+/** Where an ack goes; `id < 0`: the client did not ask for one. Copyable: holds no pointers. The
+ * socket is named by a generation id so that a late answer to a gone socket resolves to nothing. */
 struct cd_ack {
     uint64_t sock_id;
     int64_t id;
@@ -32,7 +32,7 @@ struct cd_sock_ops {
      * slices are valid for the call only. Answer with cd_ack_*(). */
     void (*on_event)(void *user, struct cd_sock *sock, struct cd_str event, struct cd_str payload,
                      const struct cd_ack *ack);
-    /** Gone, once, for accepted sockets and for pending ones (user is then NULL: cancel by sock id).
+    /** Gone, once, for accepted sockets and for pending ones (user is then NULL: cancel by its id).
      * The id resolves to nothing already. Never called from within cd_sock_emit*, cd_ack_* or
      * cd_sock_disconnect: those close a moment later, so that callers may walk their lists. */
     void (*on_disconnect)(void *self, void *user, struct cd_sock *sock);
@@ -65,7 +65,8 @@ const char *cd_sock_public_id(const struct cd_sock *sock); /* for logs; not the 
  * 42["event",payload]; for /ws {"type":"event",...payload members}. @return false: closing */
 bool cd_sock_emit(struct cd_sock *sock, const char *event, struct cd_str payload);
 /** As cd_sock_emit for many sockets: frames each form once. */
-void cd_sock_emit_many(struct cd_sock *const *socks, size_t n, const char *event, struct cd_str payload);
+void cd_sock_emit_many(struct cd_sock *const *socks, size_t n, const char *event,
+                       struct cd_str payload);
 /** {ok: true, ...members}. @param members  JSON object text or "" */
 void cd_ack_ok(const struct cd_ack *ack, struct cd_str members);
 /** {ok: false, errcode, error}; without an ack id a call-error {event, callId, errcode, error}. */

@@ -63,7 +63,8 @@ void cd_sock_join(struct cd_sock *sock, struct cd_str auth);
 /** The client left, or its connection did: on_disconnect where due; the socket is APART again. */
 void cd_sock_leave(struct cd_sock *sock);
 /** Hand an event up. @param ack_id  -1: none wanted */
-void cd_sock_deliver(struct cd_sock *sock, struct cd_str event, struct cd_str payload, int64_t ack_id);
+void cd_sock_deliver(struct cd_sock *sock, struct cd_str event, struct cd_str payload,
+                     int64_t ack_id);
 /** Fill in the answer's address. */
 struct cd_ack cd_sock_ack(const struct cd_sock *sock, struct cd_str event, int64_t id);
 void cd_sock_count_slow(void);

@@ -27,7 +27,7 @@ static struct sio *of(struct cd_sock *sock)
     return (struct sio *)(void *)sock;
 }
 
-/* --- the form: how the registry talks to a Socket.IO socket ------------------------------------- */
+/* --- the form: how the registry talks to a Socket.IO socket ----------------------------------- */
 
 static bool send_frame(struct cd_sock *sock, struct cd_str frame)
 {
@@ -62,7 +62,7 @@ const struct cd_sock_form cd_sio_form = {
     .close_now = close_now,
 };
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void connect_missed(void *arg)
 {
@@ -103,7 +103,7 @@ static void on_close(void *up)
     free(sio);
 }
 
-/* --- packets -------------------------------------------------------------------------------------- */
+/* --- packets ---------------------------------------------------------------------------------- */
 
 static bool refuse_namespace(struct sio *sio, const struct cd_sio_packet *packet)
 {

@@ -31,7 +31,7 @@ static struct conn *of(struct cd_sock *sock)
     return (struct conn *)(void *)((char *)sock - offsetof(struct conn, sock));
 }
 
-/* --- writing --------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 /** Is this member's name `type`, however it is written? */
 static bool names_type(struct cd_str key)
@@ -126,7 +126,7 @@ static void complain(struct conn *c, const char *event, enum cd_rc rc, const cha
     cd_buf_done(&b);
 }
 
-/* --- the form -------------------------------------------------------------------------------------- */
+/* --- the form --------------------------------------------------------------------------------- */
 
 static bool send_frame(struct cd_sock *sock, struct cd_str frame)
 {
@@ -182,7 +182,7 @@ const struct cd_sock_form cd_wsjson_form = {
     .close_now = close_now,
 };
 
-/* --- messages --------------------------------------------------------------------------------------- */
+/* --- messages --------------------------------------------------------------------------------- */
 
 static void connect_missed(void *arg)
 {
@@ -263,7 +263,7 @@ static void on_binary(void *user, const void *p, size_t n)
         complain(c, "", CD_E_NOT_JSON, "Binary messages are not taken; send JSON text.");
 }
 
-/* --- connections -------------------------------------------------------------------------------------- */
+/* --- connections ------------------------------------------------------------------------------ */
 
 static void on_ready(void *user)
 {
