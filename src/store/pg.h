@@ -1,0 +1,137 @@
+/* pg.h -- the PostgreSQL store's own structures: pg.c queues, pg_batch.c writes, pg_load.c reads. */
+#ifndef CD_STORE_PG_H
+#define CD_STORE_PG_H
+
+#include "loop/loop.h"
+#include "store/later.h"
+#include "store/pg_conn.h"
+#include "store/pg_stmt.h"
+
+#define PG_BATCH_MAX 256
+#define PG_BATCH_BYTES (4u << 20)
+#define PG_READS_SENT_MAX 32
+#define PG_READS_WAITING_MAX 2000
+
+enum pg_op_kind {
+    PG_OP_CHANGE,
+    PG_OP_TRIED,
+    PG_OP_DONE,
+    PG_OP_TOKEN_PUT,
+    PG_OP_TOKEN_DEL,
+    PG_OP_MEMBERS,
+    PG_OP_SEEN,
+    PG_OP_QUARANTINE,
+    PG_OP_PURGE,
+    PG_OP_FLUSH
+};
+
+/** One thing to write. Owns what it points to. */
+struct pg_op {
+    struct pg_op *next;
+    enum pg_op_kind kind;
+    int64_t queued_ms; /* monotonic */
+    size_t bytes;      /* rough size on the wire */
+    cd_commit_fn commit_fn; /* CHANGE, SEEN */
+    cd_done_fn done_fn;     /* the others; may be NULL */
+    void *arg;
+    struct cd_change *change;
+    char *key, *device; /* txn id, user id or reason; device id */
+    int number;         /* attempts, or size of the quarantined event */
+    uint8_t *data;      /* sealed token, hash, quarantined bytes */
+    size_t n_data;
+    struct cd_member_row *members;
+    size_t n_members;
+    /* filled while it is written */
+    int64_t mark; /* number of its last transaction */
+    unsigned retries;
+    enum cd_store_rc rc;
+    char live[CD_CALL_ID_LEN + 1];
+    bool failed;
+    enum cd_pg_stmt failed_at;
+    char sqlstate[6];
+};
+
+/** What the next result answers. */
+struct pg_expect {
+    uint8_t what; /* enum cd_pg_stmt or one of the following */
+    uint16_t op;  /* index in the batch; group transactions: 0 */
+};
+enum { PG_X_SYNC = CD_PG_STMT_COUNT, PG_X_PREPARE, PG_X_FENCE };
+
+enum pg_phase {
+    PG_DOWN,    /* no connection */
+    PG_PREPARE, /* statements are being prepared, the epoch raised */
+    PG_IDLE,
+    PG_GROUP,   /* the batch is one transaction */
+    PG_SINGLES, /* it failed: each op is one */
+    PG_DIAG     /* asking why some failed */
+};
+
+struct pg_reads;
+
+struct pg_store {
+    struct cd_store base; /* first */
+    struct cd_loop *loop;
+    struct cd_later *later;
+    struct cd_pgconn *write;
+    struct pg_reads *reads;
+    struct pg_kick *kick; /* the loop was asked to start a batch */
+    struct cd_timer tick, purge;
+    cd_done_fn ready_fn; /* NULL once called */
+    void *ready_arg;
+    bool delivering, closed; /* callbacks run; one of them closed the store */
+    /* what waits, oldest first */
+    struct pg_op *head, *last;
+    size_t n_queued, max_queue;
+    /* what is being written */
+    enum pg_phase phase;
+    int64_t sent_ms;  /* when this phase began, monotonic */
+    bool unknown;     /* the batch was sent over a connection that is lost */
+    char owner[CD_PARTY_ID_LEN + 1];
+    int64_t epoch, next_mark;
+    struct pg_op *batch[PG_BATCH_MAX];
+    size_t n_batch;
+    struct pg_expect *expect;
+    size_t n_expect, cap_expect, at_expect;
+    struct cd_pg_rows rows;
+    struct cd_store_stats stats;
+};
+
+static inline struct pg_store *pg_of(struct cd_store *s)
+{
+    return (struct pg_store *)(void *)s;
+}
+
+/* pg.c */
+void pg_op_free(struct pg_op *op);
+/** Call the receiver and free. */
+void pg_op_finish(struct pg_op *op);
+/** Finish them all; the store may be gone afterwards, because a receiver closed it. */
+void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n);
+/** Put the batch's ops from @p from on back to the head of the queue, in their order. */
+void pg_requeue(struct pg_store *s, struct pg_op *const *ops, size_t n);
+/** Start a batch when there is something to write and nothing under way. */
+void pg_kick_now(struct pg_store *s);
+/** The first connection stands, or the first attempt failed. */
+void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc);
+
+/* pg_batch.c */
+/** Callbacks of the write connection. */
+extern const struct cd_pgconn_ops pg_write_ops;
+/** Send what stands in the batch as one transaction. */
+void pg_send_group(struct pg_store *s);
+
+/* pg_load.c */
+struct pg_reads *pg_reads_new(struct pg_store *s, const struct cd_pgconn_conf *conf);
+void pg_reads_free(struct pg_reads *r);
+/** Answer reads that waited longer than CD_STORE_WAIT_MS with DOWN. @return reads that wait still */
+size_t pg_reads_expire(struct pg_reads *r, int64_t now_ms);
+void pg_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);
+void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
+                       void *arg);
+void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg);
+void pg_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg);
+void pg_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg);
+void pg_members_load(struct cd_store *b, cd_members_fn fn, void *arg);
+
+#endif

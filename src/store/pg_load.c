@@ -1,0 +1,459 @@
+/* pg_load.c -- reads, over a connection of their own.
+ * In: loads. Out: whole calls as of one moment, and the small tables.
+ * Why: a read behind a batch would wait for its fsync. A call comes from five tables; the session's
+ *      transactions are repeatable reads, so that what stands between two Syncs sees one snapshot.
+ * State: struct pg_reads: what waits, what was sent. Owns: both. Blocks: never. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "store/pg.h"
+#include "store/pg_call.h"
+
+enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDEM, READ_TOKEN, READ_MEMBERS };
+
+struct pg_read {
+    struct pg_read *next;
+    enum read_kind kind;
+    int64_t queued_ms; /* monotonic */
+    char *a, *b;       /* parameters, may be NULL */
+    size_t step;       /* results taken so far */
+    bool failed;
+    struct cd_pg_calls calls; /* what was read so far */
+    struct cd_answer *answer;
+};
+
+struct pg_reads {
+    struct pg_store *store;
+    struct cd_pgconn *conn;
+    struct pg_read *sent, *sent_last;       /* in the order of their results */
+    struct pg_read *waiting, *waiting_last;
+    size_t n_sent, n_waiting;
+    bool up;
+};
+
+static void read_free(struct pg_read *r)
+{
+    if (r->answer)
+        cd_answer_drop(r->answer);
+    cd_pg_calls_done(&r->calls);
+    free(r->a);
+    free(r->b);
+    free(r);
+}
+
+static void append(struct pg_read **head, struct pg_read **last, struct pg_read *r)
+{
+    r->next = NULL;
+    if (*last)
+        (*last)->next = r;
+    else
+        *head = r;
+    *last = r;
+}
+
+static struct pg_read *take(struct pg_read **head, struct pg_read **last)
+{
+    struct pg_read *r = *head;
+
+    *head = r->next;
+    if (!*head)
+        *last = NULL;
+    r->next = NULL;
+    return r;
+}
+
+/* --- sending --------------------------------------------------------------------------------------- */
+
+static bool ask(PGconn *pg, const char *sql, const struct pg_read *r, bool binary)
+{
+    const char *const v[] = {r->a, r->b};
+
+    return PQsendQueryParams(pg, sql, r->b ? 2 : r->a ? 1 : 0, NULL, v, NULL, NULL, binary) == 1;
+}
+
+static bool send_calls(PGconn *pg, const struct pg_read *r)
+{
+    enum cd_pg_which which = r->kind == READ_CALL        ? CD_PG_BY_ID
+                             : r->kind == READ_BY_MATRIX ? CD_PG_BY_MATRIX
+                                                         : CD_PG_LIVE;
+
+    for (size_t i = 0; i < CD_PG_CALL_TABLES; i++)
+        if (!ask(pg, cd_pg_calls_sql(which, i), r, false))
+            return false;
+    return true;
+}
+
+static bool send_read(PGconn *pg, const struct pg_read *r)
+{
+    switch (r->kind) {
+    case READ_CALL:
+    case READ_BY_MATRIX:
+    case READ_LIVE:
+        return send_calls(pg, r);
+    case READ_IDEM:
+        return ask(pg, "SELECT encode(request_hash, 'hex'), status, response, call_session_id,"
+                       " (extract(epoch FROM created_at) * 1000)::bigint FROM idempotency_keys"
+                       " WHERE user_id = $1::text AND key = $2::text"
+                       " AND created_at > now() - interval '24 hours'", r, false);
+    case READ_TOKEN:
+        return ask(pg, "SELECT sealed FROM sealed_tokens WHERE user_id = $1::text"
+                       " ORDER BY updated_at DESC, device_id LIMIT 1", r, true);
+    case READ_MEMBERS:
+        return ask(pg, "SELECT room_id, user_id, display_name, avatar_url FROM room_members WHERE joined",
+                   r, false);
+    }
+    return false;
+}
+
+static void pump(struct pg_reads *rs)
+{
+    PGconn *pg = rs->up ? cd_pgconn_pq(rs->conn) : NULL;
+    bool any = false;
+
+    while (pg && rs->waiting && rs->n_sent < PG_READS_SENT_MAX) {
+        struct pg_read *r = take(&rs->waiting, &rs->waiting_last);
+
+        rs->n_waiting--;
+        append(&rs->sent, &rs->sent_last, r);
+        rs->n_sent++;
+        any = true;
+        if (!send_read(pg, r) || PQpipelineSync(pg) != 1) {
+            cd_pgconn_reset(rs->conn, "cannot queue a read");
+            return;
+        }
+    }
+    if (any)
+        cd_pgconn_flush(rs->conn);
+}
+
+static void submit(struct pg_store *s, struct pg_read *r)
+{
+    struct pg_reads *rs = s->reads;
+
+    s->stats.reads++;
+    if (!r)
+        return;
+    if (rs->n_waiting >= PG_READS_WAITING_MAX) {
+        r->answer->rc = CD_STORE_FULL;
+        cd_later_push(s->later, r->answer);
+        r->answer = NULL;
+        read_free(r);
+        return;
+    }
+    r->queued_ms = cd_mono_ms();
+    append(&rs->waiting, &rs->waiting_last, r);
+    rs->n_waiting++;
+    pump(rs);
+}
+
+/* --- results --------------------------------------------------------------------------------------- */
+
+static char *column(const PGresult *res, int row, int col)
+{
+    return PQgetisnull(res, row, col) ? NULL : strdup(PQgetvalue(res, row, col));
+}
+
+static void take_idem(struct pg_read *r, const PGresult *res)
+{
+    struct cd_idem_row *i;
+
+    if (PQntuples(res) == 0)
+        return;
+    i = calloc(1, sizeof *i);
+    if (!i || !cd_dup(&i->user_id, r->a) || !cd_dup(&i->key, r->b) || !(i->response = column(res, 0, 2))) {
+        cd_idem_row_free(i);
+        r->failed = true;
+        return;
+    }
+    cd_pg_hash(PQgetvalue(res, 0, 0), i->request_hash);
+    i->status = (int)strtol(PQgetvalue(res, 0, 1), NULL, 10);
+    memcpy(i->call_id, PQgetvalue(res, 0, 3), strnlen(PQgetvalue(res, 0, 3), CD_CALL_ID_LEN));
+    i->at = strtoll(PQgetvalue(res, 0, 4), NULL, 10);
+    r->answer->idem = i;
+}
+
+static void take_token(struct pg_read *r, const PGresult *res)
+{
+    size_t n;
+
+    if (PQntuples(res) == 0)
+        return;
+    n = (size_t)PQgetlength(res, 0, 0);
+    r->answer->bytes = malloc(n ? n : 1);
+    if (!r->answer->bytes) {
+        r->failed = true;
+        return;
+    }
+    memcpy(r->answer->bytes, PQgetvalue(res, 0, 0), n);
+    r->answer->n = n;
+}
+
+static void take_members(struct pg_read *r, const PGresult *res)
+{
+    int n = PQntuples(res);
+    struct cd_answer *a = r->answer;
+
+    a->members = calloc((size_t)n + 1, sizeof *a->members);
+    if (!a->members) {
+        r->failed = true;
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        struct cd_member_row *m = &a->members[a->n++];
+
+        m->joined = true;
+        m->room_id = column(res, i, 0);
+        m->user_id = column(res, i, 1);
+        m->display_name = column(res, i, 2);
+        m->avatar_url = column(res, i, 3);
+        r->failed |= !m->room_id || !m->user_id;
+    }
+}
+
+static void take_rows(struct pg_read *r, const PGresult *res)
+{
+    size_t step = r->step++;
+
+    switch (r->kind) {
+    case READ_CALL:
+    case READ_BY_MATRIX:
+    case READ_LIVE:
+        if (step >= CD_PG_CALL_TABLES || !cd_pg_calls_take(&r->calls, step, res))
+            r->failed = true;
+        break;
+    case READ_IDEM:
+        take_idem(r, res);
+        break;
+    case READ_TOKEN:
+        take_token(r, res);
+        break;
+    case READ_MEMBERS:
+        take_members(r, res);
+        break;
+    }
+}
+
+/* Hand the calls over to the answer. */
+static void give_calls(struct pg_read *r)
+{
+    struct cd_answer *a = r->answer;
+
+    if (r->kind == READ_LIVE) {
+        a->calls = r->calls.v;
+        a->n = r->calls.n;
+        r->calls.v = NULL;
+        r->calls.n = 0;
+    } else if (r->kind <= READ_BY_MATRIX && r->calls.n) {
+        a->call = r->calls.v[0];
+        r->calls.v[0] = NULL;
+    }
+}
+
+static void finish(struct pg_reads *rs)
+{
+    struct pg_read *r = take(&rs->sent, &rs->sent_last);
+    struct cd_answer *a = r->answer;
+
+    rs->n_sent--;
+    if (r->failed)
+        a->rc = CD_STORE_DOWN;
+    else
+        give_calls(r);
+    r->answer = NULL;
+    read_free(r);
+    pump(rs);
+    cd_later_push(rs->store->later, a);
+}
+
+static void result(void *self, const PGresult *res)
+{
+    struct pg_reads *rs = self;
+    struct pg_read *r = rs->sent;
+    ExecStatusType st = PQresultStatus(res);
+
+    if (!r) {
+        cd_pgconn_reset(rs->conn, "a result that nothing asked for");
+    } else if (st == PGRES_PIPELINE_SYNC) {
+        cd_pgconn_settled(rs->conn);
+        finish(rs);
+    } else if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK) {
+        take_rows(r, res);
+    } else {
+        const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+
+        if (st == PGRES_FATAL_ERROR)
+            cd_log(CD_LOG_ERROR, "store", "read.failed", NULL, "%s", text ? text : "");
+        r->failed = true;
+    }
+}
+
+static void up(void *self)
+{
+    struct pg_reads *rs = self;
+
+    rs->up = true;
+    pump(rs);
+}
+
+/* What was under way is asked again: reading twice changes nothing. */
+static void down(void *self)
+{
+    struct pg_reads *rs = self;
+
+    rs->up = false;
+    if (rs->sent_last) {
+        rs->sent_last->next = rs->waiting;
+        rs->waiting = rs->sent;
+        if (!rs->waiting_last)
+            rs->waiting_last = rs->sent_last;
+    }
+    rs->n_waiting += rs->n_sent;
+    rs->sent = rs->sent_last = NULL;
+    rs->n_sent = 0;
+    for (struct pg_read *r = rs->waiting; r; r = r->next) {
+        r->step = 0;
+        r->failed = false;
+        cd_pg_calls_done(&r->calls);
+    }
+}
+
+static const struct cd_pgconn_ops read_ops = {.up = up, .down = down, .result = result};
+
+size_t pg_reads_expire(struct pg_reads *rs, int64_t now_ms)
+{
+    struct pg_read **p = &rs->waiting;
+
+    if (rs->sent && now_ms - rs->sent->queued_ms > 2 * CD_STORE_WAIT_MS) {
+        cd_pgconn_reset(rs->conn, "no answer");
+        p = &rs->waiting;
+    }
+    rs->waiting_last = NULL;
+    while (*p) {
+        struct pg_read *r = *p;
+
+        if (now_ms - r->queued_ms < CD_STORE_WAIT_MS) {
+            rs->waiting_last = r;
+            p = &r->next;
+            continue;
+        }
+        *p = r->next;
+        rs->n_waiting--;
+        r->answer->rc = CD_STORE_DOWN;
+        cd_later_push(rs->store->later, r->answer);
+        r->answer = NULL;
+        read_free(r);
+    }
+    return rs->n_waiting;
+}
+
+struct pg_reads *pg_reads_new(struct pg_store *s, const struct cd_pgconn_conf *conf)
+{
+    struct pg_reads *rs = calloc(1, sizeof *rs);
+
+    if (!rs)
+        return NULL;
+    rs->store = s;
+    rs->conn = cd_pgconn_new(s->loop, conf, &read_ops, rs);
+    if (!rs->conn) {
+        free(rs);
+        return NULL;
+    }
+    return rs;
+}
+
+void pg_reads_free(struct pg_reads *rs)
+{
+    if (!rs)
+        return;
+    cd_pgconn_free(rs->conn);
+    while (rs->sent)
+        read_free(take(&rs->sent, &rs->sent_last));
+    while (rs->waiting)
+        read_free(take(&rs->waiting, &rs->waiting_last));
+    free(rs);
+}
+
+/* --- operations ------------------------------------------------------------------------------------ */
+
+static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b, void *arg)
+{
+    struct pg_read *r = calloc(1, sizeof *r);
+
+    if (!r)
+        return NULL;
+    r->kind = kind;
+    r->answer = calloc(1, sizeof *r->answer);
+    if (!r->answer || !cd_dup(&r->a, a) || !cd_dup(&r->b, b)) {
+        read_free(r);
+        return NULL;
+    }
+    r->answer->arg = arg;
+    return r;
+}
+
+static void load_one(struct cd_store *b, struct pg_read *r, cd_load_fn fn)
+{
+    if (r) {
+        r->answer->kind = CD_A_LOAD;
+        r->answer->fn.load = fn;
+    }
+    submit(pg_of(b), r);
+}
+
+void pg_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg)
+{
+    load_one(b, read_new(READ_CALL, id, NULL, arg), fn);
+}
+
+void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
+                       void *arg)
+{
+    load_one(b, read_new(READ_BY_MATRIX, room, matrix_call_id, arg), fn);
+}
+
+void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
+{
+    struct pg_read *r = read_new(READ_LIVE, NULL, NULL, arg);
+
+    if (r) {
+        r->answer->kind = CD_A_LOAD_ALL;
+        r->answer->fn.load_all = fn;
+    }
+    submit(pg_of(b), r);
+}
+
+void pg_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg)
+{
+    struct pg_read *r = read_new(READ_IDEM, user, key, arg);
+
+    if (r) {
+        r->answer->kind = CD_A_IDEM;
+        r->answer->fn.idem = fn;
+    }
+    submit(pg_of(b), r);
+}
+
+void pg_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg)
+{
+    struct pg_read *r = read_new(READ_TOKEN, user, NULL, arg);
+
+    if (r) {
+        r->answer->kind = CD_A_TOKEN;
+        r->answer->fn.token = fn;
+    }
+    submit(pg_of(b), r);
+}
+
+void pg_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
+{
+    struct pg_read *r = read_new(READ_MEMBERS, NULL, NULL, arg);
+
+    if (r) {
+        r->answer->kind = CD_A_MEMBERS;
+        r->answer->fn.members = fn;
+    }
+    submit(pg_of(b), r);
+}

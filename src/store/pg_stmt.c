@@ -1,0 +1,310 @@
+/* pg_stmt.c -- the write connection's SQL, and the rows that a change has for each statement.
+ * In: changes. Out: rows. Why: each statement takes the rows of a whole batch, so that a batch of 64
+ *      changes costs what a few single ones would.
+ * A statement that must touch every row it was given divides by zero when it did not: an error is what
+ * takes the whole transaction back, and 22012 comes from nowhere else.
+ * State: none. Owns: nothing. Blocks: never. */
+#include "store/pg_stmt.h"
+
+#include <string.h>
+
+#define LIVE "('ringing', 'accepted', 'connected')"
+
+const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
+    [CD_PG_MARK] = {"mark",
+        "WITH u AS (UPDATE store_writers SET seen_at = now(),"
+        " committed = CASE WHEN $3::boolean THEN ARRAY[$4::bigint] ELSE committed || $4::bigint END"
+        " WHERE owner = $1::text AND epoch = $2::bigint RETURNING 1)"
+        " SELECT 1 / count(*) FROM u", NULL},
+    [CD_PG_TRIED] = {"tried",
+        "UPDATE matrix_outbox o SET tried = true, attempts = d.attempts"
+        " FROM (SELECT t, max(a) AS attempts FROM unnest($1::text[], $2::integer[]) AS x(t, a) GROUP BY t) d"
+        " WHERE o.txn_id = d.t", "tn"},
+    [CD_PG_TOKEN_PUT] = {"token_put",
+        "INSERT INTO sealed_tokens (user_id, device_id, sealed)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])"
+        " ON CONFLICT (user_id, device_id) DO UPDATE SET sealed = excluded.sealed,"
+        " updated_at = clock_timestamp()", "ttx"},
+    [CD_PG_TOKEN_DEL] = {"token_del",
+        "DELETE FROM sealed_tokens WHERE user_id = ANY ($1::text[])", "t"},
+    [CD_PG_MEMBERS] = {"members",
+        "INSERT INTO room_members (room_id, user_id, joined, display_name, avatar_url)"
+        " SELECT DISTINCT ON (r, u) r, u, j, d, a FROM unnest($1::text[], $2::text[], $3::boolean[],"
+        " $4::text[], $5::text[]) WITH ORDINALITY AS x(r, u, j, d, a, n) ORDER BY r, u, n DESC"
+        " ON CONFLICT (room_id, user_id) DO UPDATE SET joined = excluded.joined,"
+        " display_name = excluded.display_name, avatar_url = excluded.avatar_url, updated_at = now()",
+        "ttbtt"},
+    [CD_PG_QUARANTINE] = {"quarantine",
+        "INSERT INTO event_inbox (reason, size_bytes, raw)"
+        " SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])", "tnx"},
+    [CD_PG_PURGE_IDEM] = {"purge_idem",
+        "DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'", NULL},
+    [CD_PG_PURGE_SEEN] = {"purge_seen",
+        "DELETE FROM seen_events WHERE seen_at < now() - interval '30 days'", NULL},
+    [CD_PG_PURGE_INBOX] = {"purge_inbox",
+        "DELETE FROM event_inbox WHERE received_at < now() - interval '30 days'", NULL},
+    [CD_PG_UPDATE] = {"session_update",
+        "WITH u AS (UPDATE call_sessions s SET callee = d.callee, call_type = d.call_type,"
+        " media = d.media, status = d.status, end_reason = d.end_reason, ended_by = d.ended_by,"
+        " matrix_signalling = d.matrix_signalling, accepted_at = d.accepted_at,"
+        " connected_at = d.connected_at, ended_at = d.ended_at, ring_expires_at = d.ring_expires_at,"
+        " ring_seconds = d.ring_seconds, connected_inferred = d.connected_inferred,"
+        " mx_version = d.mx_version, is_foreign = d.is_foreign,"
+        " answer_provisional = d.answer_provisional, invite_tried = d.invite_tried,"
+        " version = d.version, seq = d.seq"
+        " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],"
+        " $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[],"
+        " $13::timestamptz[], $14::integer[], $15::boolean[], $16::smallint[], $17::boolean[],"
+        " $18::boolean[], $19::boolean[], $20::bigint[], $21::bigint[])"
+        " AS d(id, expected, callee, call_type, media, status, end_reason, ended_by, matrix_signalling,"
+        " accepted_at, connected_at, ended_at, ring_expires_at, ring_seconds, connected_inferred,"
+        " mx_version, is_foreign, answer_provisional, invite_tried, version, seq)"
+        " WHERE s.id = d.id AND s.version = d.expected RETURNING 1)"
+        " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM u",
+        "titttttttddddnbsbbbii"},
+    [CD_PG_INSERT] = {"session_insert",
+        "INSERT INTO call_sessions (id, room_id, matrix_call_id, caller, callee, call_type, kind, media,"
+        " origin, status, end_reason, ended_by, matrix_signalling, initiated_at, accepted_at,"
+        " connected_at, ended_at, ring_expires_at, ring_seconds, connected_inferred, mx_version,"
+        " is_foreign, answer_provisional, invite_tried, version, seq)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
+        " $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],"
+        " $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[],"
+        " $18::timestamptz[], $19::integer[], $20::boolean[], $21::smallint[], $22::boolean[],"
+        " $23::boolean[], $24::boolean[], $25::bigint[], $26::bigint[])",
+        "tttttttttttttdddddnbsbbbii"},
+    [CD_PG_PARTICIPANT] = {"participant",
+        "INSERT INTO call_participants AS p (call_session_id, position, user_id, display_name, avatar_url,"
+        " party_id, device_id, state, side, leave_reason, audio_enabled, video_enabled, screen_sharing,"
+        " joined_at, left_at)"
+        " SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[],"
+        " $7::text[], $8::text[], $9::text[], $10::text[], $11::boolean[], $12::boolean[], $13::boolean[],"
+        " $14::timestamptz[], $15::timestamptz[])"
+        " ON CONFLICT (call_session_id, user_id) DO UPDATE SET position = excluded.position,"
+        " display_name = excluded.display_name, avatar_url = excluded.avatar_url,"
+        " party_id = excluded.party_id, device_id = excluded.device_id, state = excluded.state,"
+        " side = excluded.side, leave_reason = excluded.leave_reason,"
+        " audio_enabled = excluded.audio_enabled, video_enabled = excluded.video_enabled,"
+        " screen_sharing = excluded.screen_sharing, joined_at = excluded.joined_at,"
+        " left_at = excluded.left_at WHERE p IS DISTINCT FROM excluded", "tsttttttttbbbdd"},
+    [CD_PG_EVENT] = {"event",
+        "INSERT INTO call_events (call_session_id, seq, event_type, user_id, event_data, created_at, mx_hash)"
+        " SELECT c, s, t, u, d::jsonb, a, h FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[],"
+        " $5::text[], $6::timestamptz[], $7::bytea[]) AS x(c, s, t, u, d, a, h)", "titttdx"},
+    [CD_PG_IDEM] = {"idem",
+        "WITH i AS (INSERT INTO idempotency_keys AS k (user_id, key, request_hash, status, response,"
+        " call_session_id, created_at)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::smallint[], $5::text[], $6::text[],"
+        " $7::timestamptz[])"
+        " ON CONFLICT (user_id, key) DO UPDATE SET request_hash = excluded.request_hash,"
+        " status = excluded.status, response = excluded.response,"
+        " call_session_id = excluded.call_session_id, created_at = excluded.created_at"
+        " WHERE k.created_at <= excluded.created_at - interval '24 hours' RETURNING 1)"
+        " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM i", "ttxsttd"},
+    [CD_PG_DROP] = {"drop",
+        "DELETE FROM matrix_outbox o USING unnest($1::text[], $2::boolean[]) AS d(id, everything)"
+        " WHERE o.call_session_id = d.id AND (d.everything OR (o.rank = 9 AND NOT o.tried))", "tb"},
+    [CD_PG_OUTBOX] = {"outbox",
+        "INSERT INTO matrix_outbox (txn_id, call_session_id, room_id, user_id, event_type, content, rank,"
+        " ord, created_at, not_before, deadline, tried, attempts)"
+        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
+        " $7::smallint[], $8::bigint[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[],"
+        " $12::boolean[], $13::integer[])"
+        " ON CONFLICT (txn_id) DO NOTHING", "ttttttsidddbn"},
+    [CD_PG_SIGNAL] = {"signal",
+        "INSERT INTO call_signals (call_session_id, seq, kind, from_user, from_party, to_target, payload)"
+        " SELECT c, q, k, u, f, t, p FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[],"
+        " $6::text[], $7::text[]) AS x(c, q, k, u, f, t, p)"
+        " JOIN call_sessions s ON s.id = x.c AND s.status IN " LIVE
+        " ON CONFLICT (call_session_id, seq) DO NOTHING", "tittttt"},
+    [CD_PG_DROP_SIGNALS] = {"drop_signals",
+        "DELETE FROM call_signals WHERE call_session_id = ANY ($1::text[])", "t"},
+    [CD_PG_DONE] = {"done",
+        "DELETE FROM matrix_outbox WHERE txn_id = ANY ($1::text[])", "t"},
+    [CD_PG_SEEN] = {"seen",
+        "INSERT INTO seen_events (hash) SELECT DISTINCT h FROM unnest($1::bytea[]) AS h"
+        " ON CONFLICT (hash) DO NOTHING RETURNING hash", "x"},
+    [CD_PG_DIAG] = {"diag",
+        "SELECT EXISTS (SELECT FROM call_events WHERE mx_hash = ANY ($1::bytea[])),"
+        " EXISTS (SELECT FROM idempotency_keys WHERE user_id = $2::text AND key = $3::text"
+        " AND created_at > $4::timestamptz - interval '24 hours'),"
+        " EXISTS (SELECT FROM call_sessions WHERE id = $5::text),"
+        " CASE WHEN $6::text = 'direct' THEN (SELECT id FROM call_sessions WHERE room_id = $7::text"
+        " AND least(caller, callee) = least($8::text COLLATE \"C\", $9::text COLLATE \"C\")"
+        " AND greatest(caller, callee) = greatest($8::text COLLATE \"C\", $9::text COLLATE \"C\")"
+        " AND kind = 'direct' AND callee IS NOT NULL AND origin IN ('rest', 'socket') AND status IN " LIVE ")"
+        " WHEN $6::text = 'group' THEN (SELECT id FROM call_sessions WHERE room_id = $7::text"
+        " AND kind = 'group' AND origin IN ('rest', 'socket') AND status IN " LIVE ") END", NULL},
+};
+
+/* A column that takes no null: nought would be one. */
+static void time_needed(struct cd_pg_rows *r, int64_t wall_ms)
+{
+    cd_pg_time(r, wall_ms ? wall_ms : 1);
+}
+
+static void insert_row(struct cd_pg_rows *r, const struct cd_call *c)
+{
+    cd_pg_text(r, c->id);
+    cd_pg_text(r, c->room_id);
+    cd_pg_text(r, c->matrix_call_id);
+    cd_pg_text(r, c->caller);
+    cd_pg_text(r, c->callee);
+    cd_pg_text(r, cd_type_name(c->type));
+    cd_pg_text(r, cd_kind_name(c->kind));
+    cd_pg_text(r, cd_media_name(c->media));
+    cd_pg_text(r, cd_origin_name(c->origin));
+    cd_pg_text(r, cd_status_name(c->status));
+    cd_pg_text(r, cd_reason_name(c->end_reason));
+    cd_pg_text(r, c->ended_by);
+    cd_pg_text(r, cd_mx_state_name(c->mx_state));
+    time_needed(r, c->initiated_at);
+    cd_pg_time(r, c->accepted_at);
+    cd_pg_time(r, c->connected_at);
+    cd_pg_time(r, c->ended_at);
+    cd_pg_time(r, c->ring_expires_at);
+    cd_pg_int(r, c->ring_seconds);
+    cd_pg_bool(r, c->connected_inferred);
+    cd_pg_int(r, c->mx_version);
+    cd_pg_bool(r, c->foreign);
+    cd_pg_bool(r, c->answer_provisional);
+    cd_pg_bool(r, c->invite_tried);
+    cd_pg_int(r, (int64_t)c->version);
+    cd_pg_int(r, (int64_t)c->seq);
+}
+
+static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t expected)
+{
+    cd_pg_text(r, c->id);
+    cd_pg_int(r, (int64_t)expected);
+    cd_pg_text(r, c->callee);
+    cd_pg_text(r, cd_type_name(c->type));
+    cd_pg_text(r, cd_media_name(c->media));
+    cd_pg_text(r, cd_status_name(c->status));
+    cd_pg_text(r, cd_reason_name(c->end_reason));
+    cd_pg_text(r, c->ended_by);
+    cd_pg_text(r, cd_mx_state_name(c->mx_state));
+    cd_pg_time(r, c->accepted_at);
+    cd_pg_time(r, c->connected_at);
+    cd_pg_time(r, c->ended_at);
+    cd_pg_time(r, c->ring_expires_at);
+    cd_pg_int(r, c->ring_seconds);
+    cd_pg_bool(r, c->connected_inferred);
+    cd_pg_int(r, c->mx_version);
+    cd_pg_bool(r, c->foreign);
+    cd_pg_bool(r, c->answer_provisional);
+    cd_pg_bool(r, c->invite_tried);
+    cd_pg_int(r, (int64_t)c->version);
+    cd_pg_int(r, (int64_t)c->seq);
+}
+
+static void participant_rows(struct cd_pg_rows *r, const struct cd_call *c)
+{
+    for (size_t i = 0; i < c->n_participants; i++) {
+        const struct cd_participant *p = &c->participants[i];
+
+        cd_pg_text(r, c->id);
+        cd_pg_int(r, (int64_t)i);
+        cd_pg_text(r, p->user_id);
+        cd_pg_text(r, p->display_name);
+        cd_pg_text(r, p->avatar_url);
+        cd_pg_text(r, p->party_id);
+        cd_pg_text(r, p->device_id);
+        cd_pg_text(r, cd_pstate_name(p->state));
+        cd_pg_text(r, cd_side_name(p->side));
+        cd_pg_text(r, p->leave_reason);
+        cd_pg_bool(r, p->audio_enabled);
+        cd_pg_bool(r, p->video_enabled);
+        cd_pg_bool(r, p->screen_sharing);
+        cd_pg_time(r, p->joined_at);
+        cd_pg_time(r, p->left_at);
+    }
+}
+
+static void event_rows(struct cd_pg_rows *r, const struct cd_change *ch)
+{
+    for (size_t i = 0; i < ch->n_events; i++) {
+        const struct cd_event_row *e = &ch->events[i];
+
+        cd_pg_text(r, ch->call_id);
+        cd_pg_int(r, (int64_t)e->seq);
+        cd_pg_text(r, e->type);
+        cd_pg_text(r, e->user_id);
+        cd_pg_text(r, e->data ? e->data : "{}");
+        time_needed(r, e->at);
+        cd_pg_bytes(r, e->has_mx_hash ? e->mx_hash : NULL, sizeof e->mx_hash);
+    }
+}
+
+static void outbox_rows(struct cd_pg_rows *r, const struct cd_change *ch)
+{
+    for (size_t i = 0; i < ch->n_outbox; i++) {
+        const struct cd_outbox_row *o = &ch->outbox[i];
+
+        cd_pg_text(r, o->txn_id);
+        cd_pg_text(r, ch->call_id);
+        cd_pg_text(r, o->room_id);
+        cd_pg_text(r, o->user_id);
+        cd_pg_text(r, o->event_type);
+        cd_pg_text(r, o->content);
+        cd_pg_int(r, o->rank);
+        cd_pg_int(r, o->ord);
+        time_needed(r, o->created_at);
+        time_needed(r, o->not_before);
+        time_needed(r, o->deadline);
+        cd_pg_bool(r, o->tried);
+        cd_pg_int(r, o->attempts);
+    }
+}
+
+static void signal_rows(struct cd_pg_rows *r, const struct cd_change *ch)
+{
+    for (size_t i = 0; i < ch->n_signals; i++) {
+        const struct cd_signal_row *s = &ch->signals[i];
+
+        cd_pg_text(r, ch->call_id);
+        cd_pg_int(r, (int64_t)s->seq);
+        cd_pg_text(r, s->kind);
+        cd_pg_text(r, s->from_user);
+        cd_pg_text(r, s->from_party);
+        cd_pg_text(r, s->to);
+        cd_pg_text(r, s->payload);
+    }
+}
+
+static void idem_row(struct cd_pg_rows *r, const struct cd_idem_row *i)
+{
+    cd_pg_text(r, i->user_id);
+    cd_pg_text(r, i->key);
+    cd_pg_bytes(r, i->request_hash, sizeof i->request_hash);
+    cd_pg_int(r, i->status);
+    cd_pg_text(r, i->response);
+    cd_pg_text(r, i->call_id);
+    time_needed(r, i->at);
+}
+
+void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch)
+{
+    const struct cd_call *c = ch->call;
+
+    if (s == CD_PG_UPDATE && c && ch->expect_version) {
+        update_row(r, c, ch->expect_version);
+    } else if (s == CD_PG_INSERT && c && !ch->expect_version) {
+        insert_row(r, c);
+    } else if (s == CD_PG_PARTICIPANT && c) {
+        participant_rows(r, c);
+    } else if (s == CD_PG_EVENT) {
+        event_rows(r, ch);
+    } else if (s == CD_PG_IDEM && ch->idem) {
+        idem_row(r, ch->idem);
+    } else if (s == CD_PG_DROP && (ch->drop_untried_all || ch->drop_untried_droppable)) {
+        cd_pg_text(r, ch->call_id);
+        cd_pg_bool(r, ch->drop_untried_all);
+    } else if (s == CD_PG_OUTBOX) {
+        outbox_rows(r, ch);
+    } else if (s == CD_PG_SIGNAL) {
+        signal_rows(r, ch);
+    } else if (s == CD_PG_DROP_SIGNALS && ch->drop_signals) {
+        cd_pg_text(r, ch->call_id);
+    }
+}

@@ -1,0 +1,45 @@
+/* pg_stmt.h -- the statements of the write connection, and the rows they take. */
+#ifndef CD_STORE_PG_STMT_H
+#define CD_STORE_PG_STMT_H
+
+#include "store/pg_rows.h"
+#include "store/store_int.h"
+
+/** In the order in which one transaction runs them. */
+enum cd_pg_stmt {
+    CD_PG_MARK,       /* number of this transaction, under this connection's epoch */
+    CD_PG_TRIED,      /* outbox rows that were attempted */
+    CD_PG_TOKEN_PUT,
+    CD_PG_TOKEN_DEL,
+    CD_PG_MEMBERS,
+    CD_PG_QUARANTINE,
+    CD_PG_PURGE_IDEM,
+    CD_PG_PURGE_SEEN,
+    CD_PG_PURGE_INBOX,
+    CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
+    CD_PG_INSERT,
+    CD_PG_PARTICIPANT,
+    CD_PG_EVENT,
+    CD_PG_IDEM,
+    CD_PG_DROP,       /* outbox rows that nobody needs any more */
+    CD_PG_OUTBOX,
+    CD_PG_SIGNAL,
+    CD_PG_DROP_SIGNALS,
+    CD_PG_DONE,       /* outbox rows that are finished */
+    CD_PG_SEEN,
+    CD_PG_DIAG,       /* not part of a transaction: why did a change fail? */
+    CD_PG_STMT_COUNT
+};
+
+struct cd_pg_stmt_row {
+    const char *name; /* of the prepared statement */
+    const char *sql;
+    const char *types; /* columns as for cd_pg_rows_begin; NULL: no unnested rows */
+};
+
+extern const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT];
+
+/** Add the rows that @p ch has for statement @p s; nothing when it has none. */
+void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch);
+
+#endif
