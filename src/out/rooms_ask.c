@@ -155,7 +155,6 @@ static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
     forget_missing(l->rooms, l->room, now, &batch);
     cd_member_batch_flush(l->rooms, &batch);
     l->room->many = false;
-    l->room->complete_ms = now;
     return CD_OK;
 }
 
@@ -172,7 +171,6 @@ static enum cd_rc read_own(struct cd_lookup *l, struct cd_str body)
         return cd_fail(&l->err, CD_E_NOT_FOUND, "There is no such room, or you are not in it.");
     cd_room_note(l->rooms, l->room, &m, true, true, cd_mono_ms(), &batch);
     cd_member_batch_flush(l->rooms, &batch);
-    l->room->complete_ms = cd_mono_ms();
     return CD_OK;
 }
 
@@ -271,6 +269,9 @@ static void lookup_done(struct cd_lookup *l)
 
     room->lookup = NULL;
     room->pins++;
+    /* Only what is known whole is kept: never the members without the encryption. What was pushed while
+     * we asked makes the answer right for those who waited, and too old to be kept. */
+    room->complete_ms = l->rc == CD_OK && room->generation == l->generation ? cd_mono_ms() : 0;
     if (l->rc == CD_E_UNKNOWN_TOKEN)
         cd_rooms_token_bad(r, l->asker);
     if (l->rc == CD_E_NOT_FOUND ||
@@ -289,9 +290,6 @@ static void lookup_done(struct cd_lookup *l)
             waiter_done(r, room, w, rc, listed ? &l->err : &not_joined);
         }
     }
-    /* Pushed while we asked: right for those who waited, not to be kept. */
-    if (room->generation != l->generation)
-        room->complete_ms = 0;
     cd_principal_unref(l->asker);
     free(l);
     if (rest && room->lookup) {
