@@ -293,21 +293,29 @@ static bool outbox_before(const struct cd_outbox_row *a, const struct cd_outbox_
     return strcmp(a->txn_id, b->txn_id) < 0;
 }
 
-static void add_outbox(struct mem_store *s, struct mem_call *m, struct cd_change *ch)
+static bool copy_row(struct cd_outbox_row *to, const struct cd_outbox_row *from)
+{
+    *to = *from;
+    to->txn_id = to->room_id = to->user_id = to->event_type = to->content = NULL;
+    return cd_dup(&to->txn_id, from->txn_id) && cd_dup(&to->room_id, from->room_id) &&
+           cd_dup(&to->user_id, from->user_id) && cd_dup(&to->content, from->content) &&
+           cd_dup(&to->event_type, from->event_type);
+}
+
+/* Copies: the submitter hands the same rows to the sender once they are durable. */
+static void add_outbox(struct mem_store *s, struct mem_call *m, const struct cd_change *ch)
 {
     for (size_t i = 0; i < ch->n_outbox; i++) {
-        struct cd_outbox_row *from = &ch->outbox[i];
         struct mem_out **p = &m->outbox;
         struct mem_out *o;
 
-        if (cd_map_get(&s->outbox, cd_str_of(from->txn_id)) || !(o = calloc(1, sizeof *o)))
+        if (cd_map_get(&s->outbox, cd_str_of(ch->outbox[i].txn_id)) || !(o = calloc(1, sizeof *o)))
             continue;
-        o->row = *from;
-        if (cd_map_put(&s->outbox, cd_str_of(o->row.txn_id), o) < 0) {
+        if (!copy_row(&o->row, &ch->outbox[i]) || cd_map_put(&s->outbox, cd_str_of(o->row.txn_id), o) < 0) {
+            cd_outbox_row_done(&o->row);
             free(o);
             continue;
         }
-        memset(from, 0, sizeof *from);
         o->owner = m;
         while (*p && outbox_before(&(*p)->row, &o->row))
             p = &(*p)->next;
@@ -399,13 +407,7 @@ static bool copy_outbox(struct cd_stored_call *sc, const struct mem_call *m)
 {
     sc->outbox = calloc(m->n_outbox + 1, sizeof *sc->outbox);
     for (const struct mem_out *o = m->outbox; sc->outbox && o; o = o->next) {
-        struct cd_outbox_row *to = &sc->outbox[sc->n_outbox++];
-
-        *to = o->row;
-        to->txn_id = to->room_id = to->user_id = to->event_type = to->content = NULL;
-        if (!cd_dup(&to->txn_id, o->row.txn_id) || !cd_dup(&to->room_id, o->row.room_id) ||
-            !cd_dup(&to->user_id, o->row.user_id) || !cd_dup(&to->content, o->row.content) ||
-            !cd_dup(&to->event_type, o->row.event_type))
+        if (!copy_row(&sc->outbox[sc->n_outbox++], &o->row))
             return false;
     }
     return sc->outbox != NULL;
