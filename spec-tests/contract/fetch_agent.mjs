@@ -22,6 +22,7 @@ export class Agent {
   constructor(env) {
     this.events = [];
     this.child = spawn(program, { stdio: ['pipe', 'pipe', 'inherit'], env: { ...process.env, ...env } });
+    this.child.on('error', (error) => { throw error; }); // not built: say so instead of waiting
     this.exit = new Promise((resolve) => this.child.on('exit', (code, signal) => resolve(signal ?? code)));
     createInterface({ input: this.child.stdout }).on('line', (line) => {
       let said;
