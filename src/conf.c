@@ -2,8 +2,8 @@
  *
  * In:     a file, an environment.
  * Out:    struct cd_conf, checked; findings by place.
- * Owns:   every text in struct cd_conf; texts that a reload replaced live until cd_conf_free, so that
- *         a pointer somebody kept stays good.
+ * Owns:   every text in struct cd_conf; texts that a reload replaced live until cd_conf_free, so
+ *         that a pointer somebody kept stays good.
  * Blocks: reads files; at start and reload only. */
 #include "conf_priv.h"
 
@@ -78,21 +78,24 @@ bool cd_conf_is_set(const struct conf_load *l, const char *section, const char *
 
 /* Say what is wrong with a value and what is allowed; secrets are not repeated.
  * @param whole  the line's value, of which `value` may be one item */
-static void refuse(struct conf_load *l, const struct conf_key *k, const char *where, const char *value,
-                   const char *whole, const char *allowed)
+static void refuse(struct conf_load *l, const struct conf_key *k, const char *where,
+                   const char *value, const char *whole, const char *allowed)
 {
     const char *hint = strstr(whole, " #") || strstr(whole, " ;")
                            ? " (a comment stands on a line of its own)" : "";
 
     if (k->flags & CONF_SECRET)
-        cd_conf_error(l, where, "%s has a value that is not allowed; allowed: %s%s", k->name, allowed, hint);
+        cd_conf_error(l, where, "%s has a value that is not allowed; allowed: %s%s", k->name,
+                      allowed, hint);
     else
-        cd_conf_error(l, where, "%s = %.80s is not allowed; allowed: %s%s", k->name, value, allowed, hint);
+        cd_conf_error(l, where, "%s = %.80s is not allowed; allowed: %s%s", k->name, value, allowed,
+                      hint);
 }
 
 static bool parse_bool(const char *v, bool *out)
 {
-    static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false", "off", "0"};
+    static const char *const yes[] = {"yes", "true", "on", "1"};
+    static const char *const no[] = {"no", "false", "off", "0"};
 
     for (size_t i = 0; i < 4; i++) {
         if (!strcasecmp(v, yes[i]) || !strcasecmp(v, no[i])) {
@@ -134,8 +137,8 @@ static bool is_choice(const char *choices, const char *v)
 }
 
 /* Lists are separated by blanks, commas or both; they are kept in one form. */
-static void set_list(struct conf_load *l, const struct conf_key *k, const char *where, const char *v,
-                     char **out)
+static void set_list(struct conf_load *l, const struct conf_key *k, const char *where,
+                     const char *v, char **out)
 {
     static const char separators[] = " ,\t";
     char *copy = strdup(v), *rest = copy, *item;
@@ -171,9 +174,9 @@ static const char *common_spelling(const struct conf_key *k, const char *v)
     return yes ? "true" : "false";
 }
 
-/* @param v  the value as written; empty stands for the default of a number, a choice and yes or no */
-static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_key *k, const char *where,
-                      const char *v)
+/* @param v  the value as written; empty means the default of a number, a choice and yes or no */
+static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_key *k,
+                      const char *where, const char *v)
 {
     void *field = field_of(c, k);
 
@@ -229,8 +232,8 @@ static void free_raw(struct conf_raw *raw)
     free(raw);
 }
 
-enum cd_rc cd_conf_load(const char *path, char *const *environ_, struct cd_conf **out, FILE *problems,
-                        struct cd_err *err)
+enum cd_rc cd_conf_load(const char *path, char *const *environ_, struct cd_conf **out,
+                        FILE *problems, struct cd_err *err)
 {
     struct conf_load l = {.path = path, .environ_ = environ_, .problems = problems, .err = err};
     struct conf_box *box = calloc(1, sizeof *box);
@@ -401,16 +404,17 @@ static void print_key(FILE *out, const struct conf_key *k)
 
 void cd_conf_print_sample(FILE *out)
 {
-    print_comment(out, "matrix-calld.conf -- every setting with its default. Remove the # in front of a "
-                       "setting to change it. Comments stand on lines of their own; lists are separated by "
-                       "blanks or commas; text that begins or ends with blanks is put in double quotes.");
+    print_comment(out, "matrix-calld.conf -- every setting with its default. Remove the # in "
+                       "front of a setting to change it. Comments stand on lines of their own; "
+                       "lists are separated by blanks or commas; text that begins or ends with "
+                       "blanks is put in double quotes.");
     fputs("#\n", out);
-    print_comment(out, "Each setting is also taken from the environment as CALLD_SECTION_KEY, for example "
-                       "CALLD_SERVER_LISTEN, which wins over this file; secrets also as "
-                       "CALLD_SECTION_KEY_FILE. Between the two stand the names DATABASE_URL, PORT, TURN_URLS, "
-                       "TURN_SERVER_URL, TURN_MODE, TURN_USERNAME, TURN_CREDENTIAL, TURN_SECRET, STUN_URLS, "
-                       "TRUST_PROXY and NODE_ENV. \"Reloads\" marks what SIGHUP may change; the rest needs a "
-                       "restart.");
+    print_comment(out, "Each setting is also taken from the environment as CALLD_SECTION_KEY, for "
+                       "example CALLD_SERVER_LISTEN, which wins over this file; secrets also as "
+                       "CALLD_SECTION_KEY_FILE. Between the two stand the names DATABASE_URL, "
+                       "PORT, TURN_URLS, TURN_SERVER_URL, TURN_MODE, TURN_USERNAME, "
+                       "TURN_CREDENTIAL, TURN_SECRET, STUN_URLS, TRUST_PROXY and NODE_ENV. "
+                       "\"Reloads\" marks what SIGHUP may change; the rest needs a restart.");
     for (size_t s = 0; s < cd_conf_section_count; s++) {
         fprintf(out, "\n[%s]\n", cd_conf_sections[s].name);
         print_comment(out, cd_conf_sections[s].help);

@@ -28,7 +28,8 @@ struct cd_conf {
         bool record_foreign, legacy_paths;
     } matrix;
     struct {
-        char *stun_urls, *turn_mode, *turn_urls, *turn_username, *turn_credential, *turn_secret, *policy;
+        char *stun_urls, *turn_mode, *turn_urls, *turn_username, *turn_credential, *turn_secret,
+            *policy;
         long ttl_seconds;
     } ice;
     struct {
@@ -50,18 +51,18 @@ struct cd_conf {
 
 /** Defaults, then the file (NULL: none), then environment and aliases, then secrets from files and
  * the registration, then checks across keys.
- * @param problems  every finding as "file:line: text" or "environment NAME: text", one a line, with the
- *        nearest key name for an unknown one; may be NULL
+ * @param problems  every finding as "file:line: text" or "environment NAME: text", one a line, with
+ *        the nearest key name for an unknown one; may be NULL
  * @return CD_OK or CD_E_INVALID_PARAM with the first finding in @p err */
-enum cd_rc cd_conf_load(const char *path, char *const *environ_, struct cd_conf **out, FILE *problems,
-                        struct cd_err *err);
+enum cd_rc cd_conf_load(const char *path, char *const *environ_, struct cd_conf **out,
+                        FILE *problems, struct cd_err *err);
 void cd_conf_free(struct cd_conf *c);
 /** The commented sample file, from the table. */
 void cd_conf_print_sample(FILE *out);
 /** The values in force, secrets masked. */
 void cd_conf_dump(const struct cd_conf *c, FILE *out);
-/** Keys that SIGHUP may change; others need a restart. Copies them from @p fresh into @p running and
- * names what was ignored to @p problems. */
+/** Keys that SIGHUP may change; others need a restart. Copies them from @p fresh into @p running
+ * and names what was ignored to @p problems. */
 void cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *problems);
 
 #endif

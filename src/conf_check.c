@@ -177,7 +177,7 @@ bool cd_conf_is_token(const char *v)
     return strlen(v) <= 1024;
 }
 
-/* SCHEME:HOST[:PORT], what may follow it is the caller's business. @return the rest, NULL: other shape */
+/* SCHEME:HOST[:PORT]; what may follow is the caller's business. @return the rest, NULL: not so */
 static const char *after_ice_host(const char *v, const char *plain, const char *tls)
 {
     const char *host = NULL;
@@ -205,12 +205,14 @@ bool cd_conf_is_turn(const char *v)
 {
     const char *rest = after_ice_host(v, "turn:", "turns:");
 
-    return rest && (*rest == '\0' || !strcmp(rest, "?transport=udp") || !strcmp(rest, "?transport=tcp"));
+    return rest && (*rest == '\0' || !strcmp(rest, "?transport=udp") ||
+                    !strcmp(rest, "?transport=tcp"));
 }
 
 bool cd_conf_is_user_id(const char *v)
 {
     const char *colon = strchr(v, ':');
 
-    return v[0] == '@' && colon && colon > v + 1 && strlen(v) <= 255 && cd_conf_is_server_name(colon + 1);
+    return v[0] == '@' && colon && colon > v + 1 && strlen(v) <= 255 &&
+           cd_conf_is_server_name(colon + 1);
 }

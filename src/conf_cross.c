@@ -1,5 +1,5 @@
-/* conf_cross.c -- what no single setting can tell: PORT, derived values, the registration file, settings
- * that need each other.
+/* conf_cross.c -- what no single setting can tell: PORT, derived values, the registration file,
+ * settings that need each other.
  *
  * In:    values that each have the right shape.
  * Out:   the finished configuration, findings with the place of the value at fault.
@@ -22,7 +22,8 @@ static bool filled(const char *s)
 }
 
 /* The place of the first of two settings that was written anywhere. */
-static const char *either(const struct conf_load *l, const char *section, const char *a, const char *b)
+static const char *either(const struct conf_load *l, const char *section, const char *a,
+                          const char *b)
 {
     return cd_conf_where(l, section, cd_conf_is_set(l, section, a) ? a : b);
 }
@@ -109,13 +110,14 @@ static void infer_turn_mode(struct cd_conf *c)
 /* One setting that turn_mode asks for. */
 static void needs(struct conf_load *l, const struct cd_conf *c, const char *name, const char *value)
 {
-    char place[48];
+    char place[512];
 
     if (filled(value))
         return;
     snprintf(place, sizeof place, "ice.%s", name);
-    cd_conf_error(l, cd_conf_is_set(l, "ice", "turn_mode") ? cd_conf_where(l, "ice", "turn_mode") : place,
-                  "turn_mode = %s needs %s", c->ice.turn_mode, name);
+    if (cd_conf_is_set(l, "ice", "turn_mode"))
+        snprintf(place, sizeof place, "%s", cd_conf_where(l, "ice", "turn_mode"));
+    cd_conf_error(l, place, "turn_mode = %s needs %s", c->ice.turn_mode, name);
 }
 
 static void check_ice(struct conf_load *l, struct cd_conf *c)
@@ -187,7 +189,8 @@ static void check_matrix(struct conf_load *l, struct cd_conf *c)
                       "as_token and hs_token must differ");
     if (!filled(c->matrix.hs_token))
         cd_conf_warn(l, "matrix.registration",
-                     "neither registration nor hs_token is set: the homeserver's events are refused");
+                     "neither registration nor hs_token is set: the homeserver's events are "
+                     "refused");
     if (filled(c->matrix.server_name))
         return;
     if (filled(c->matrix.as_token) || filled(c->matrix.hs_token))

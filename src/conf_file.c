@@ -97,7 +97,8 @@ static long find_key(const char *section, const char *name, bool *names_file)
     return i;
 }
 
-static void unknown_key(struct conf_load *l, const char *where, const char *section, const char *name)
+static void unknown_key(struct conf_load *l, const char *where, const char *section,
+                        const char *name)
 {
     const struct conf_key *near = cd_conf_nearest(section, name);
 
@@ -161,8 +162,8 @@ static void read_section(struct conf_load *l, struct ini *ini, struct cd_str lin
     if (ini->known)
         return;
     near = cd_conf_nearest_section(ini->section);
-    cd_conf_error(l, ini->where, "unknown section [%s]%s%s%s", ini->section, near ? "; did you mean [" : "",
-                  near ? near : "", near ? "]?" : "");
+    cd_conf_error(l, ini->where, "unknown section [%s]%s%s%s", ini->section,
+                  near ? "; did you mean [" : "", near ? near : "", near ? "]?" : "");
 }
 
 static void read_setting(struct conf_load *l, struct ini *ini, struct cd_str line)
@@ -180,7 +181,8 @@ static void read_setting(struct conf_load *l, struct ini *ini, struct cd_str lin
     key = cd_str_trim((struct cd_str){line.p, (size_t)(equals - line.p)});
     value = cd_str_trim((struct cd_str){equals + 1, line.n - (size_t)(equals - line.p) - 1});
     if (key.n == 0 || key.n >= sizeof name) {
-        cd_conf_error(l, ini->where, "a key of 1 to %zu characters stands before the =", sizeof name - 1);
+        cd_conf_error(l, ini->where, "a key of 1 to %zu characters stands before the =",
+                      sizeof name - 1);
         return;
     }
     memcpy(name, key.p, key.n);
@@ -301,7 +303,8 @@ static void read_variable(struct conf_load *l, const char *entry)
     if (strncmp(entry, "CALLD_", 6) != 0 || !equals)
         return;
     n = (size_t)(equals - entry);
-    snprintf(where, sizeof where, "environment %.*s", (int)(n < NAME_MAX_BYTES ? n : NAME_MAX_BYTES),
+    snprintf(where, sizeof where, "environment %.*s",
+             (int)(n < NAME_MAX_BYTES ? n : NAME_MAX_BYTES),
              entry);
     if (!split_variable(entry + 6, n - 6, section, key)) {
         /* not an error: container platforms name variables after a service called calld */

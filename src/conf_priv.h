@@ -107,7 +107,7 @@ bool cd_conf_is_turn(const char *v);
 bool cd_conf_is_user_id(const char *v);
 
 /* conf_cross.c */
-/** What no single key can tell: PORT, derived values, the registration, keys that need each other. */
+/** What no single key can tell: PORT, derived values, registration, keys that need each other. */
 void cd_conf_cross(struct conf_load *l, struct cd_conf *c);
 
 /** Where a value came from, for messages: its place, or "section.key" for a default. */

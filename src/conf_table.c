@@ -34,8 +34,8 @@ const size_t cd_conf_section_count = sizeof cd_conf_sections / sizeof *cd_conf_s
 const struct conf_key cd_conf_keys[] = {
     LIST(WORDS, server, listen, CONF_FILLED, "127.0.0.1:3000",
          "IP:PORT, [IPv6]:PORT or unix:/PATH", cd_conf_is_address,
-         "Public listener: REST, sockets, call-test page. Several addresses are separated by blanks. The "
-         "variable PORT replaces the port of each."),
+         "Public listener: REST, sockets, call-test page. Several addresses are separated by "
+         "blanks. The variable PORT replaces the port of each."),
     LIST(WORDS, server, appservice_listen, CONF_FILLED, "127.0.0.1:29340",
          "IP:PORT, [IPv6]:PORT or unix:/PATH", cd_conf_is_address,
          "Listener for the homeserver alone. Never expose it to the internet."),
@@ -44,16 +44,17 @@ const struct conf_key cd_conf_keys[] = {
     TEXT(server, public_base_url, 0, "", "http://... or https://...", cd_conf_is_http_url,
          "How clients reach the daemon from outside, when it differs from what they asked for."),
     TEXT(server, path_prefix, 0, "", "a path such as /calld, without a slash at its end",
-         cd_conf_is_prefix, "First part of all public paths when a proxy passes them on unchanged."),
+         cd_conf_is_prefix,
+         "First part of all public paths when a proxy passes them on unchanged."),
     LIST(WORDS, server, trust_proxy, 0, "", "true, false or addresses such as 10.0.0.0/8",
          cd_conf_is_proxy,
-         "Whose X-Forwarded-For counts: empty for nobody, true for one directly connected proxy with a "
-         "loopback or private address, else a list of addresses or networks."),
+         "Whose X-Forwarded-For counts: empty for nobody, true for one directly connected proxy "
+         "with a loopback or private address, else a list of addresses or networks."),
     LIST(WORDS, server, cors_origins, 0, "*", "* or origins such as https://app.example.org",
          cd_conf_is_origin, "Web origins that may call the API and connect sockets; * for all."),
     BOOL(server, call_test, CONF_RELOAD, "no", "Serve the call-test page."),
-    BOOL(server, query_token, 0, "no", "Also take tokens from ?access_token= (they may show up in the logs of "
-                                       "proxies)."),
+    BOOL(server, query_token, 0, "no",
+         "Also take tokens from ?access_token= (they may show up in the logs of proxies)."),
     TEXT(server, environment, 0, "production", "a word", cd_conf_is_word,
          "Name of this installation's stage, shown in the configuration answer."),
 
@@ -68,8 +69,8 @@ const struct conf_key cd_conf_keys[] = {
     TEXT(matrix, server_name, 0, "", "a server name such as example.org", cd_conf_is_server_name,
          "The part of user ids behind the colon. Users of other servers are refused."),
     TEXT(matrix, registration, 0, "", "a path", NULL,
-         "The registration file that the homeserver loads (matrix-calld generate-registration writes it); "
-         "id, as_token and hs_token are read from it."),
+         "The registration file that the homeserver loads (matrix-calld generate-registration "
+         "writes it); id, as_token and hs_token are read from it."),
     TEXT(matrix, hs_token, CONF_SECRET, "", "printable characters without blanks", cd_conf_is_token,
          "The homeserver's token, when there is no registration file here."),
     TEXT(matrix, hs_token_previous, CONF_SECRET, "", "printable characters without blanks",
@@ -79,43 +80,51 @@ const struct conf_key cd_conf_keys[] = {
     TEXT(matrix, as_id, 0, "", "a word", cd_conf_is_word,
          "The registration's id, when there is no registration file here."),
     TEXT(matrix, seal_key_file, 0, "", "a path", NULL,
-         "32-byte key that seals users' tokens in the database; made on the first start. Empty: seal.key in "
-         "the service's state directory, or in /var/lib/matrix-calld."),
+         "32-byte key that seals users' tokens in the database; made on the first start. Empty: "
+         "seal.key in the service's state directory, or in /var/lib/matrix-calld."),
     TEXT(matrix, seal_key_file_previous, 0, "", "a path", NULL,
          "The key before it, while it is being changed."),
-    BOOL(matrix, record_foreign, CONF_RELOAD, "yes", "Also record calls between two Matrix clients."),
+    BOOL(matrix, record_foreign, CONF_RELOAD, "yes",
+         "Also record calls between two Matrix clients."),
     BOOL(matrix, legacy_paths, 0, "no", "Also answer on paths without /_matrix/app/v1."),
 
-    LIST(COMMAS, ice, stun_urls, CONF_RELOAD, "", "stun:HOST:PORT or stuns:HOST:PORT, without ?transport=",
+    LIST(COMMAS, ice, stun_urls, CONF_RELOAD, "",
+         "stun:HOST:PORT or stuns:HOST:PORT, without ?transport=",
          cd_conf_is_stun, "STUN servers, separated by commas."),
     CHOICE(ice, turn_mode, CONF_RELOAD, "", "off|stun|custom|secret",
-           "off: no servers; stun: STUN alone; custom: fixed turn_username and turn_credential; secret: "
-           "credentials made for each user from turn_secret. Empty: what the other settings suggest."),
+           "off: no servers; stun: STUN alone; custom: fixed turn_username and turn_credential; "
+           "secret: credentials made for each user from turn_secret. Empty: what the other "
+           "settings suggest."),
     LIST(COMMAS, ice, turn_urls, CONF_RELOAD, "",
          "turn:HOST:PORT or turns:HOST:PORT, with ?transport=udp or tcp if wanted", cd_conf_is_turn,
          "TURN servers, separated by commas."),
     TEXT(ice, turn_username, CONF_RELOAD, "", NULL, NULL, "For turn_mode = custom."),
-    TEXT(ice, turn_credential, CONF_SECRET | CONF_RELOAD, "", NULL, NULL, "For turn_mode = custom."),
+    TEXT(ice, turn_credential, CONF_SECRET | CONF_RELOAD, "", NULL, NULL,
+         "For turn_mode = custom."),
     TEXT(ice, turn_secret, CONF_SECRET | CONF_RELOAD, "", NULL, NULL,
          "For turn_mode = secret: coturn's static-auth-secret."),
-    INT(ice, ttl_seconds, CONF_RELOAD, 60, 604800, 86400, "Life of minted TURN credentials [seconds]."),
+    INT(ice, ttl_seconds, CONF_RELOAD, 60, 604800, 86400,
+        "Life of minted TURN credentials [seconds]."),
     CHOICE(ice, policy, CONF_RELOAD, "all", "all|relay",
-           "relay: clients are told to use TURN only, which hides their addresses from each other."),
+           "relay: clients use TURN only, which hides their addresses from each other."),
 
     BOOL(calls, enabled, CONF_RELOAD, "yes", "Off: new calls are refused, running ones finish."),
     INT(calls, ring_seconds, CONF_RELOAD, 15, 180, 60, "How long a call rings [seconds]."),
     INT(calls, max_minutes, CONF_RELOAD, 1, 1440, 120, "Longest call [minutes]."),
-    INT(calls, seat_seconds, CONF_RELOAD, 5, 300, 30, "How long a dropped socket keeps its seat [seconds]."),
+    INT(calls, seat_seconds, CONF_RELOAD, 5, 300, 30,
+        "How long a dropped socket keeps its seat [seconds]."),
     INT(calls, max_mesh, CONF_RELOAD, 2, 8, 6, "Participants of a mesh call."),
 
     INT(limits, memory_mb, 0, 64, 1048576, 512, "Budget for bodies, queues and caches [MiB]."),
     INT(limits, max_connections, 0, 64, 1000000, 10000, "Connections of all listeners together."),
-    INT(limits, connections_per_ip, 0, 0, 1000000, 50, "Public connections an address; 0: no limit."),
+    INT(limits, connections_per_ip, 0, 0, 1000000, 50,
+        "Public connections an address; 0: no limit."),
     INT(limits, sockets_per_user, 0, 1, 10000, 10, "Sockets a user."),
     INT(limits, whoami_in_flight, 0, 1, 1024, 16, "Token checks at the homeserver at one time."),
     INT(limits, failed_tokens_per_minute, 0, 0, 100000, 10,
         "Wrong tokens a minute and address; 0: no limit."),
-    INT(limits, starts_per_hour, CONF_RELOAD, 0, 1000000, 10, "Call starts an hour and user; 0: no limit."),
+    INT(limits, starts_per_hour, CONF_RELOAD, 0, 1000000, 10,
+        "Call starts an hour and user; 0: no limit."),
     INT(limits, sdp_bytes, 0, 1024, 262144, 65536, "Largest session description [bytes]."),
     INT(limits, signal_bytes, 0, 1024, 262144, 16384, "Largest other signal [bytes]."),
     INT(limits, candidates, 0, 1, 4096, 128, "Candidates kept for a party."),
@@ -126,8 +135,8 @@ const struct conf_key cd_conf_keys[] = {
     CHOICE(log, level, CONF_RELOAD, "info", "debug|info|warn|error", "Lines below it are dropped."),
     CHOICE(log, format, 0, "json", "json|text", "json for machines, text for people."),
 
-    LIST(WORDS, admin, users, CONF_RELOAD, "", "user ids such as @name:example.org", cd_conf_is_user_id,
-         "Matrix users who are admins here, separated by blanks."),
+    LIST(WORDS, admin, users, CONF_RELOAD, "", "user ids such as @name:example.org",
+         cd_conf_is_user_id, "Matrix users who are admins here, separated by blanks."),
     TEXT(admin, token_file, 0, "", "a path", NULL, "A file with a bearer token for admin routes."),
 };
 const size_t cd_conf_key_count = sizeof cd_conf_keys / sizeof *cd_conf_keys;

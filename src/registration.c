@@ -1,8 +1,9 @@
-/* registration.c -- `matrix-calld generate-registration`: writes the file that the homeserver loads.
+/* registration.c -- `matrix-calld generate-registration`: writes the file that the homeserver
+ * loads.
  *
  * In:     server name, our address, profile.
- * Out:    a new file, mode 0640, with random tokens; on standard output the lines for the homeserver's
- *         configuration.
+ * Out:    a new file, mode 0640, with random tokens; on standard output the lines for the
+ *         homeserver's configuration.
  * Blocks: a command, not the daemon. */
 #include "registration.h"
 
@@ -40,12 +41,13 @@ static void print_tokens(FILE *out, const struct cd_registration_conf *conf)
 
 static void print_observe(FILE *out, const struct cd_registration_conf *conf)
 {
-    fputs("# Registration of matrix-calld, profile observe: it sees the rooms' events and has no power over\n"
-          "# users. The homeserver and the daemon both read this file; keep it from everybody else.\n"
+    fputs("# Registration of matrix-calld, profile observe: it sees the rooms' events and has no\n"
+          "# power over users. The homeserver and the daemon both read this file; keep it from\n"
+          "# everybody else.\n"
           "\n"
           "# Never change the id once the homeserver has loaded it.\n"
           "id: matrix-calld\n"
-          "# Where the homeserver reaches the daemon's appservice listener; as seen from the homeserver.\n",
+          "# The daemon's appservice listener, as seen from the homeserver.\n",
           out);
     fprintf(out, "url: %s\n", conf->url);
     fputs("# New tokens take effect when both sides have read the file again.\n", out);
@@ -54,7 +56,7 @@ static void print_observe(FILE *out, const struct cd_registration_conf *conf)
           "rate_limited: false\n"
           "# Calls need no typing, receipts or presence.\n"
           "receive_ephemeral: false\n"
-          "# Synapse only: addresses that may use as_token. Leave it out behind address translation.\n"
+          "# Synapse only: who may use as_token. Leave it out behind address translation.\n"
           "#ip_range_whitelist: ['127.0.0.1/32', '::1/128']\n"
           "namespaces:\n"
           "  users:\n"
@@ -71,9 +73,10 @@ static void print_observe(FILE *out, const struct cd_registration_conf *conf)
 
 static void print_puppet(FILE *out, const struct cd_registration_conf *conf)
 {
-    fputs("# Registration of matrix-calld, profile puppet: lets the daemon act as any local user. Its as_token is\n"
-          "# as powerful as the most powerful of them: on a Synapse without an authentication service that is a\n"
-          "# server administrator. Install it only if you need it, beside the other registration.\n"
+    fputs("# Registration of matrix-calld, profile puppet: lets the daemon act as any local user.\n"
+          "# Its as_token is as powerful as the most powerful of them: on a Synapse without an\n"
+          "# authentication service that is a server administrator. Install it only if needed,\n"
+          "# beside the other registration.\n"
           "\n"
           "id: matrix-calld-puppet\n"
           "# null: no events are pushed for it. A version that refuses null takes an empty text.\n"
@@ -84,7 +87,7 @@ static void print_puppet(FILE *out, const struct cd_registration_conf *conf)
           "rate_limited: false\n"
           "namespaces:\n"
           "  users:\n"
-          "    # exclusive must stay false: true would take people's push notifications from them.\n"
+          "    # Must stay false: true would take people's push notifications from them.\n"
           "    - exclusive: false\n"
           "      regex: '^@[^:]+:", out);
     print_escaped(out, conf->server_name);
@@ -124,8 +127,9 @@ static int write_file(const char *path, const struct cd_registration_conf *conf)
 
     if (fd < 0) {
         if (errno == EEXIST)
-            fprintf(stderr, "%s exists already and is not overwritten. The homeserver may use its tokens; "
-                            "remove it first, or choose another --output.\n", path);
+            fprintf(stderr,
+                    "%s exists already and is not overwritten. The homeserver may use its tokens; "
+                    "remove it first, or choose another --output.\n", path);
         else
             fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
         return 1;
@@ -161,7 +165,8 @@ static void print_next_steps(const char *path, const struct cd_registration_conf
            "  app_service_api:\n"
            "    config_files:\n"
            "      - %s\n\n"
-           "tuwunel, continuwuity, conduit; in the admin room, with the file's text in a code block below:\n"
+           "tuwunel, continuwuity, conduit; in the admin room, the file's text in a code block "
+           "below:\n"
            "  !admin appservices register\n\n",
            absolute, absolute, absolute);
     if (conf->profile == CD_PROFILE_OBSERVE)
@@ -173,9 +178,10 @@ static void print_next_steps(const char *path, const struct cd_registration_conf
 
 static void usage(FILE *out, const char *name)
 {
-    fprintf(out, "Usage: %s --server-name NAME --url URL [--output FILE] [--profile observe|puppet]\n"
+    fprintf(out, "Usage: %s --server-name NAME --url URL [--output FILE]\n"
+                 "       [--profile observe|puppet]\n"
                  "  --server-name  the part of user ids behind the colon, e.g. example.org\n"
-                 "  --url          where the homeserver reaches the daemon, e.g. http://127.0.0.1:29340\n"
+                 "  --url          the daemon for the homeserver, e.g. http://127.0.0.1:29340\n"
                  "                 (not for puppet)\n"
                  "  --output       default calld.yaml, calld-puppet.yaml; never overwritten\n"
                  "  --profile      observe: sees events, acts for nobody (default)\n"
@@ -183,7 +189,8 @@ static void usage(FILE *out, const char *name)
 }
 
 /* @return -1 to go on, else the exit status */
-static int parse_options(int argc, char **argv, struct cd_registration_conf *conf, const char **output)
+static int parse_options(int argc, char **argv, struct cd_registration_conf *conf,
+                         const char **output)
 {
     static const struct option options[] = {
         {"server-name", required_argument, NULL, 's'}, {"url", required_argument, NULL, 'u'},

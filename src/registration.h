@@ -1,5 +1,5 @@
-/* registration.h -- the application service's registration file: written for the homeserver's admin, and
- * read back by the daemon. */
+/* registration.h -- the application service's registration file: written for the homeserver's
+ * admin, and read back by the daemon. */
 #ifndef CD_REGISTRATION_H
 #define CD_REGISTRATION_H
 
@@ -12,8 +12,8 @@ struct cd_registration {
     char *id, *url, *as_token, *hs_token, *sender_localpart;
 };
 
-/** Read a registration file: the top-level `key: value` lines of YAML as people and generators write
- * them, with any quotes; everything nested is skipped.
+/** Read a registration file: the top-level `key: value` lines of YAML as people and generators
+ * write them, with any quotes; everything nested is skipped.
  * @return CD_OK, or CD_E_INVALID_PARAM with file, line and what is wrong; id and both tokens are
  *         required */
 enum cd_rc cd_registration_read(const char *path, struct cd_registration *out, struct cd_err *err);

@@ -2,8 +2,9 @@
  *
  * In:     a path.
  * Out:    id, url, tokens and sender; or file, line and what is wrong.
- * Why:    the file is a dozen top-level lines in every homeserver's documentation; a YAML library would
- *         bring far more than that. What this does not understand it names instead of guessing.
+ * Why:    the file is a dozen top-level lines in every homeserver's documentation; a YAML library
+ *         would bring far more than that. What this does not understand it names instead of
+ *         guessing.
  * Blocks: reads one file; at start and reload only. */
 #include "registration.h"
 
@@ -91,8 +92,8 @@ static enum cd_rc read_value(const struct where *w, struct cd_str v, char **out)
         return CD_OK; /* null */
     if (v.p[0] == '\'' || v.p[0] == '"') {
         *out = quoted(v);
-        return *out ? CD_OK : wrong(w, "this quoted text does not end, or is written in a way that is "
-                                       "not understood here");
+        return *out ? CD_OK : wrong(w, "this quoted text does not end, or is written in a way "
+                                       "that is not understood here");
     }
     if (strchr("|>&*!{[%@`", v.p[0]))
         return wrong(w, "write this value as plain or quoted text on one line");

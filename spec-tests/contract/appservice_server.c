@@ -1,10 +1,11 @@
-/* appservice_server.c -- the appservice listener on the daemon's real loop, HTTP server, token check and
- * memory store, with an application that remembers what it was handed: what
+/* appservice_server.c -- the appservice listener on the daemon's real loop, HTTP server, token
+ * check and memory store, with an application that remembers what it was handed: what
  * appservice_contract.test.mjs talks to.
  *
  * An event whose content has `"hold": true` keeps its transaction until POST /test/release/:rc.
- * Arguments: "legacy" adds the old paths, "hasty" gives up on a transaction after 300 ms. Prints "ready ADDRESS". Serves until SIGTERM, or until its
- * standard input ends, so that no test leaves it behind.
+ * Arguments: "legacy" adds the old paths, "hasty" gives up on a transaction after 300 ms. Prints
+ * "ready ADDRESS". Serves until SIGTERM, or until its standard input ends, so that no test leaves
+ * it behind.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -103,7 +104,8 @@ static enum cd_rc get_stats(void *self, struct cd_req *req)
     (void)self;
     cd_as_stats(appservice, &s);
     cd_buf_init(&b, 1024);
-    cd_buf_addf(&b, "{\"transactions\":%llu,\"duplicateTxns\":%llu,\"events\":%llu,\"relevant\":%llu,",
+    cd_buf_addf(&b,
+                "{\"transactions\":%llu,\"duplicateTxns\":%llu,\"events\":%llu,\"relevant\":%llu,",
                 (unsigned long long)s.transactions, (unsigned long long)s.duplicate_txns,
                 (unsigned long long)s.events, (unsigned long long)s.relevant);
     cd_buf_addf(&b, "\"duplicateEvents\":%llu,\"quarantined\":%llu,\"lag\":%lld,",
@@ -139,7 +141,8 @@ static enum cd_rc post_release(void *self, struct cd_req *req)
 }
 
 static const struct cd_route test_routes[] = {
-    {CD_ROLE_APPSERVICE, "GET", "/test/events", CD_AUTH_NONE, 1024, get_events, "Delivered since then."},
+    {CD_ROLE_APPSERVICE, "GET", "/test/events", CD_AUTH_NONE, 1024, get_events,
+     "Delivered since then."},
     {CD_ROLE_APPSERVICE, "GET", "/test/stats", CD_AUTH_NONE, 1024, get_stats, "Counters."},
     {CD_ROLE_APPSERVICE, "POST", "/test/release/:rc", CD_AUTH_NONE, 1024, post_release, "Let go."},
     {0},
@@ -166,7 +169,8 @@ static void on_input(void *arg, uint32_t bits)
 
 static struct cd_http *serve_http(struct cd_auth_svc *auth)
 {
-    static const struct cd_http_conf conf = {.path_prefix = "", .cors_origins = "*", .trust_proxy = "",
+    static const struct cd_http_conf conf = {.path_prefix = "", .cors_origins = "*",
+                                             .trust_proxy = "",
                                              .header_bytes = 16384, .max_connections = 1000};
     struct cd_http *http = cd_http_new(loop, &conf);
 
@@ -176,6 +180,11 @@ static struct cd_http *serve_http(struct cd_auth_svc *auth)
     return http;
 }
 
+static bool is_set(int argc, char **argv, const char *name)
+{
+    return argc > 1 && strcmp(argv[1], name) == 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct cd_loop_conf loop_conf = {.max_fds = 4096};
@@ -183,9 +192,9 @@ int main(int argc, char **argv)
         .homeserver_url = "", .server_name = "example.org", .as_token = "the-as-token-of-the-test",
         .hs_token = "the-hs-token-of-the-test", .admin_users = "", .admin_token_file = ""};
     static const struct cd_as_ops ops = {on_event, wants};
-    const struct cd_as_conf as_conf = {.legacy_paths = argc > 1 && !strcmp(argv[1], "legacy"),
+    const struct cd_as_conf as_conf = {.legacy_paths = is_set(argc, argv, "legacy"),
                                        .max_event_bytes = 65536,
-                                       .answer_ms = argc > 1 && !strcmp(argv[1], "hasty") ? 300 : 0};
+                                       .answer_ms = is_set(argc, argv, "hasty") ? 300 : 0};
     struct cd_err err = {.rc = CD_OK};
     struct cd_auth_svc *auth;
     struct cd_listener *listener;
@@ -200,7 +209,9 @@ int main(int argc, char **argv)
     http = auth ? serve_http(auth) : NULL;
     store = http ? cd_store_mem_open(loop) : NULL;
     appservice = store ? cd_as_new(loop, http, store, &as_conf, &ops, NULL) : NULL;
-    listener = appservice ? cd_listener_open(loop, http, "127.0.0.1:0", CD_ROLE_APPSERVICE, "", &err) : NULL;
+    listener = NULL;
+    if (appservice)
+        listener = cd_listener_open(loop, http, "127.0.0.1:0", CD_ROLE_APPSERVICE, "", &err);
     if (!listener) {
         fprintf(stderr, "cannot serve: %s\n", err.text);
         return 1;

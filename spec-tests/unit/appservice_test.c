@@ -1,5 +1,5 @@
-/* appservice_test.c -- the parts of the appservice listener that need no network: splitting a transaction,
- * reading an event, remembering event ids. */
+/* appservice_test.c -- the parts of the appservice listener that need no network: splitting a
+ * transaction, reading an event, remembering event ids. */
 #include "in/as_event.h"
 #include "in/as_scan.h"
 #include "in/as_seen.h"
@@ -29,7 +29,8 @@ static void knows_relevant_types(void)
         "\"m.room.member\"", "\"m.room.encryption\"", "\"m.c\\u0061ll.invite\"",
     };
     static const char *const no[] = {
-        "\"m.room.message\"", "\"m.call\"", "\"m.room.members\"", "\"m.room.member\\u0000\"", "5", "null",
+        "\"m.room.message\"", "\"m.call\"", "\"m.room.members\"", "\"m.room.member\\u0000\"", "5",
+        "null",
         "", "\"m.room.encrypted\"", "\"x.m.call.invite\"", "[\"m.call.invite\"]",
     };
 
@@ -61,24 +62,30 @@ static void picks_relevant_events(void)
 static void steps_over_poison(void)
 {
     static const char *const poison[] = {
-        "{\"type\":\"m.call.invite\",\"content\":{\"a\":Infinity}}", "{\"content\":{\"b\":\"\x01\"}}",
-        "{\"content\":{\"b\":\"\xff\xfe\"}}", "{\"a\":\"\\x\"}", "{\"a\":01}", "5", "null", "\"text\"", "[1]",
+        "{\"type\":\"m.call.invite\",\"content\":{\"a\":Infinity}}",
+        "{\"content\":{\"b\":\"\x01\"}}",
+        "{\"content\":{\"b\":\"\xff\xfe\"}}", "{\"a\":\"\\x\"}", "{\"a\":01}", "5", "null",
+        "\"text\"", "[1]",
         "{\"type\":'x'}", "NaN",
     };
     char body[512];
     struct as_scan s;
 
     for (size_t i = 0; i < sizeof poison / sizeof *poison; i++) {
-        snprintf(body, sizeof body, "{\"events\":[%s,%s,%s]}", EVENT("m.call.invite", "!r", "{}"), poison[i],
+        snprintf(body, sizeof body, "{\"events\":[%s,%s,%s]}", EVENT("m.call.invite", "!r", "{}"),
+                 poison[i],
                  EVENT("m.call.hangup", "!r", "{}"));
         if (!CHECK_INT(scan(&s, body), AS_DONE) || !CHECK_INT(s.n_items, 3))
             printf("# poison: %s\n", poison[i]);
         else
-            CHECK(s.items[0].kind == AS_EVENT && s.items[1].kind == AS_POISON && s.items[2].kind == AS_EVENT);
+            CHECK(s.items[0].kind == AS_EVENT && s.items[1].kind == AS_POISON &&
+                  s.items[2].kind == AS_EVENT);
         cd_as_scan_done(&s);
     }
     /* numbers and surrogates that trees refuse are no grammar faults */
-    CHECK_INT(scan(&s, "{\"events\":[{\"type\":\"m.call.invite\",\"content\":{\"a\":1e400,\"b\":\"\\ud800\"}}],"
+    CHECK_INT(scan(&s,
+                   "{\"events\":[{\"type\":\"m.call.invite\",\"content\":{\"a\":1e400,"
+                   "\"b\":\"\\ud800\"}}],"
                        "\"ephemeral\":[Infinity,{\"x\":\"\x02\"}]}"), AS_DONE);
     CHECK_INT(s.n_items, 1);
     CHECK_INT(s.items[0].kind, AS_EVENT);
@@ -88,8 +95,10 @@ static void steps_over_poison(void)
 static void refuses_what_is_no_transaction(void)
 {
     static const char *const not_json[] = {
-        "", "x", "{", "{\"events\":[", "{\"events\":[{]}", "{\"events\":[{}]", "{\"events\":[{} {}]}",
-        "{\"events\":[]} x", "{\"events\":[],}", "{\"events\" []}", "{events:[]}", "{\"events\":[,]}",
+        "", "x", "{", "{\"events\":[", "{\"events\":[{]}", "{\"events\":[{}]",
+        "{\"events\":[{} {}]}",
+        "{\"events\":[]} x", "{\"events\":[],}", "{\"events\" []}", "{events:[]}",
+        "{\"events\":[,]}",
         "{\"events\":[],\"a\":}", "{\"a\":{\"events\":[]}", "[",
     };
     static const char *const bad_json[] = {
@@ -173,7 +182,8 @@ static void reads_an_event(void)
 
     CHECK_INT(read_event(&e, "{\"content\":{\"call_id\":\"c\",\"n\":1},\"type\":\"m.call.invite\","
                              "\"event_id\":\"$abc\",\"room_id\":\"!r:x\",\"sender\":\"@a:x\","
-                             "\"origin_server_ts\":4000,\"unsigned\":{\"age\":77},\"user_id\":\"@a:x\"}"),
+                             "\"origin_server_ts\":4000,\"unsigned\":{\"age\":77},"
+                             "\"user_id\":\"@a:x\"}"),
               AS_GOOD);
     CHECK_STR(e.ev.type, "m.call.invite");
     CHECK_STR(e.ev.event_id, "$abc");
@@ -207,7 +217,8 @@ static void computes_the_age(void)
     struct as_event e;
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        snprintf(raw, sizeof raw, "{\"type\":\"m.call.invite\",\"event_id\":\"$e\",\"room_id\":\"!r\","
+        snprintf(raw, sizeof raw,
+                 "{\"type\":\"m.call.invite\",\"event_id\":\"$e\",\"room_id\":\"!r\","
                                   "\"sender\":\"@a\",\"content\":{},%s}", cases[i].fields);
         CHECK_INT(read_event(&e, raw), AS_GOOD);
         if (!CHECK_INT(e.ev.age_ms, cases[i].want))
@@ -220,12 +231,14 @@ static void mends_text(void)
 {
     struct as_event e;
 
-    CHECK_INT(read_event(&e, EVENT("m.call.invite", "!r", "{\"a\":\"x\\u0000y\",\"b\\u0000\":\"\\ud83d\","
+    CHECK_INT(read_event(&e, EVENT("m.call.invite", "!r",
+                                   "{\"a\":\"x\\u0000y\",\"b\\u0000\":\"\\ud83d\","
                                    "\"c\":\"\\ude00\\ud83d\\ude00\",\"d\":\"\\ud83d\\\\u0041\\\\\","
                                    "\"e\":\"\\ud83d\\u0041\\u00e9\"}")), AS_GOOD);
     CHECK_STR(json_string_value(json_object_get(e.ev.content, "a")), "x\xef\xbf\xbdy");
     CHECK_STR(json_string_value(json_object_get(e.ev.content, "b\xef\xbf\xbd")), "\xef\xbf\xbd");
-    CHECK_STR(json_string_value(json_object_get(e.ev.content, "c")), "\xef\xbf\xbd\xf0\x9f\x98\x80");
+    CHECK_STR(json_string_value(json_object_get(e.ev.content, "c")),
+              "\xef\xbf\xbd\xf0\x9f\x98\x80");
     CHECK_STR(json_string_value(json_object_get(e.ev.content, "d")), "\xef\xbf\xbd\\u0041\\");
     CHECK_STR(json_string_value(json_object_get(e.ev.content, "e")), "\xef\xbf\xbd" "A\xc3\xa9");
     cd_as_event_done(&e);
@@ -239,8 +252,11 @@ static void ignores_soft_failed(void)
                              "{\"io.element.synapse.soft_failed\":true}}"), AS_IGNORED);
     CHECK_INT(read_event(&e, "{\"type\":\"m.call.invite\",\"unsigned\":"
                              "{\"io.element.synapse.policy_server_spammy\":true}}"), AS_IGNORED);
-    CHECK_INT(read_event(&e, "{\"type\":\"m.call.invite\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"content\":{},"
-                             "\"sender\":\"@a\",\"unsigned\":{\"io.element.synapse.soft_failed\":false}}"),
+    CHECK_INT(read_event(&e,
+                         "{\"type\":\"m.call.invite\",\"event_id\":\"$e\",\"room_id\":\"!r\","
+                         "\"content\":{},"
+                             "\"sender\":\"@a\","
+                             "\"unsigned\":{\"io.element.synapse.soft_failed\":false}}"),
               AS_GOOD);
     cd_as_event_done(&e);
 }
@@ -248,14 +264,21 @@ static void ignores_soft_failed(void)
 static void names_broken_fields(void)
 {
     static const char *const broken[] = {
-        "{\"type\":\"m.call.x\",\"event_id\":5,\"room_id\":\"!r\",\"sender\":\"@a\",\"content\":{}}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"\",\"room_id\":\"!r\",\"sender\":\"@a\",\"content\":{}}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"$\\u0000\",\"room_id\":\"!r\",\"sender\":\"@a\",\"content\":{}}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":null,\"sender\":\"@a\",\"content\":{}}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"a\",\"content\":{}}",
+        "{\"type\":\"m.call.x\",\"event_id\":5,\"room_id\":\"!r\",\"sender\":\"@a\","
+        "\"content\":{}}",
+        "{\"type\":\"m.call.x\",\"event_id\":\"\",\"room_id\":\"!r\",\"sender\":\"@a\","
+        "\"content\":{}}",
+        "{\"type\":\"m.call.x\",\"event_id\":\"$\\u0000\",\"room_id\":\"!r\",\"sender\":\"@a\","
+        "\"content\":{}}",
+        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":null,\"sender\":\"@a\","
+        "\"content\":{}}",
+        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"a\","
+        "\"content\":{}}",
         "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\"}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\",\"content\":[]}",
-        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\",\"content\":{},"
+        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\","
+        "\"content\":[]}",
+        "{\"type\":\"m.call.x\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\","
+        "\"content\":{},"
         "\"state_key\":null}",
         EVENT("m.call.x", "!r", "{\"n\":1e400}"),
         EVENT("m.call.x", "!r", "{\"n\":9223372036854775808}"),
@@ -270,12 +293,15 @@ static void names_broken_fields(void)
         cd_as_event_done(&e);
     }
     /* the size limit leaves `unsigned` out: old content may stand there once more */
-    snprintf(big, 80000, "{\"type\":\"m.room.member\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\","
-                         "\"content\":{},\"state_key\":\"@a\",\"unsigned\":{\"x\":\"%070000d\"}}", 0);
+    snprintf(big, 80000,
+             "{\"type\":\"m.room.member\",\"event_id\":\"$e\",\"room_id\":\"!r\",\"sender\":\"@a\","
+                         "\"content\":{},\"state_key\":\"@a\",\"unsigned\":{\"x\":\"%070000d\"}}",
+                         0);
     CHECK_INT(read_event(&e, big), AS_GOOD);
     CHECK_STR(e.ev.state_key, "@a");
     cd_as_event_done(&e);
-    CHECK_INT(cd_as_event_head(&e, cd_str_of(EVENT("m.call.x", "!r", "{}")), 50, 5000, &why), AS_BROKEN);
+    CHECK_INT(cd_as_event_head(&e, cd_str_of(EVENT("m.call.x", "!r", "{}")), 50, 5000, &why),
+              AS_BROKEN);
     CHECK_STR(why, "larger than an event may be");
     free(big);
 }

@@ -73,7 +73,8 @@ static void reads_a_file(void)
 {
     struct cd_conf *c = load("\xef\xbb\xbf# comment\r\n; another\r\n\r\n[server]\r\n"
                              "  listen=127.0.0.1:1,[::1]:2 unix:/run/x.sock\r\n"
-                             "call_test = YES\n[ice]\nturn_urls = turn:a:1?transport=udp , turns:b\n"
+                             "call_test = YES\n[ice]\nturn_urls = turn:a:1?transport=udp , "
+                             "turns:b\n"
                              "turn_username = \"  u = # x \"\nturn_credential = p#w;=\"\n"
                              "[calls]\nring_seconds = 180\n[server]\npath_prefix = /calld",
                              no_environment);
@@ -107,8 +108,10 @@ static void names_line_and_fault(void)
         {"listen = 127.0.0.1:1", ":1: \"listen\" stands before the first [section]"},
         {"[server]\nlisten", ":2: neither a comment"},
         {"[server", ":1: a section is written [name]"},
-        {"[calls]\nring_seconds = 60\nring_seconds = 61", ":3: \"ring_seconds\" is set on line 2 already"},
-        {"[calls]\nring_seconds = 14", ":2: ring_seconds = 14 is not allowed; allowed: a whole number from "
+        {"[calls]\nring_seconds = 60\nring_seconds = 61", ":3: \"ring_seconds\" is set on line 2 "
+                                                          "already"},
+        {"[calls]\nring_seconds = 14", ":2: ring_seconds = 14 is not allowed; allowed: a whole "
+                                       "number from "
                                        "15 to 180"},
         {"[calls]\nring_seconds = 1m", "from 15 to 180"},
         {"[calls]\nring_seconds = -20", "from 15 to 180"},
@@ -137,8 +140,10 @@ static void names_line_and_fault(void)
         {"[ice]\nturn_urls = turn://h:3478", "allowed: turn:HOST:PORT"},
         {"[ice]\nturn_urls = turn:h:3478?transport=sctp", "allowed: turn:HOST:PORT"},
         {"[ice]\nturn_urls = turn:user@h:3478", "allowed: turn:HOST:PORT"},
-        {"[ice]\nturn_mode = secret\nturn_urls = turn:h", ":2: turn_mode = secret needs turn_secret"},
-        {"[ice]\nturn_mode = custom\nturn_urls = turn:h\nturn_username = u", "needs turn_credential"},
+        {"[ice]\nturn_mode = secret\nturn_urls = turn:h", ":2: turn_mode = secret needs "
+                                                          "turn_secret"},
+        {"[ice]\nturn_mode = custom\nturn_urls = turn:h\nturn_username = u",
+         "needs turn_credential"},
         {"[ice]\nturn_mode = secret\nturn_secret = s", "needs turn_urls"},
         {"[ice]\nturn_mode = stun", "needs stun_urls"},
         {"[ice]\npolicy = relay", "policy = relay needs TURN"},
@@ -164,7 +169,8 @@ static void names_line_and_fault(void)
 
 static void names_all_faults(void)
 {
-    CHECK(load("[server]\nlistn = 1\n[calls]\nring_seconds = x\n[nope]\na = 1\nb = 2\n", no_environment) ==
+    CHECK(load("[server]\nlistn = 1\n[calls]\nring_seconds = x\n[nope]\na = 1\nb = 2\n",
+               no_environment) ==
           NULL);
     CHECK(says(":2: "));
     CHECK(says(":4: "));
@@ -176,13 +182,16 @@ static void names_all_faults(void)
 static void environment_beats_alias_beats_file(void)
 {
     char *aliases[] = {(char[]){"TURN_URLS=turn:alias"}, (char[]){"TURN_SECRET=alias-secret"},
-                       (char[]){"NODE_ENV=staging"}, (char[]){"TRUST_PROXY=1"}, (char[]){"DATABASE_URL="},
+                       (char[]){"NODE_ENV=staging"}, (char[]){"TRUST_PROXY=1"},
+                       (char[]){"DATABASE_URL="},
                        NULL};
     char *both[] = {(char[]){"TURN_URLS=turn:alias"}, (char[]){"CALLD_ICE_TURN_URLS=turn:env"},
-                    (char[]){"CALLD_CALLS_RING_SECONDS=20"}, (char[]){"CALLD_SERVER_LISTEN=127.0.0.1:9"},
+                    (char[]){"CALLD_CALLS_RING_SECONDS=20"},
+                    (char[]){"CALLD_SERVER_LISTEN=127.0.0.1:9"},
                     (char[]){"PORT=7"}, NULL};
     static const char text[] = "[ice]\nturn_urls = turn:file\nturn_secret = file-secret\n"
-                               "[database]\nurl = postgresql://file/db\n[calls]\nring_seconds = 30\n";
+                               "[database]\nurl = postgresql://file/db\n[calls]\nring_seconds = "
+                               "30\n";
     struct cd_conf *c = load(text, aliases);
 
     if (CHECK(c != NULL)) {
@@ -207,10 +216,12 @@ static void environment_beats_alias_beats_file(void)
 
 static void takes_every_alias(void)
 {
-    char *custom[] = {(char[]){"DATABASE_URL=postgres://u:p@h/d"}, (char[]){"TURN_SERVER_URL=turn:h:3478"},
+    char *custom[] = {(char[]){"DATABASE_URL=postgres://u:p@h/d"},
+                      (char[]){"TURN_SERVER_URL=turn:h:3478"},
                       (char[]){"TURN_MODE=custom"}, (char[]){"TURN_USERNAME=u"},
                       (char[]){"TURN_CREDENTIAL=c"}, (char[]){"STUN_URLS=stun:a:1,stun:b:2"},
-                      (char[]){"TRUST_PROXY=10.0.0.0/8, ::1"}, (char[]){"STATE_DIRECTORY=/state:/b"}, NULL};
+                      (char[]){"TRUST_PROXY=10.0.0.0/8, ::1"},
+                      (char[]){"STATE_DIRECTORY=/state:/b"}, NULL};
     char *two[] = {(char[]){"TURN_SERVER_URL=turn:second"}, (char[]){"TURN_URLS=turn:first"},
                    (char[]){"TURN_SECRET=s"}, NULL};
     struct cd_conf *c = load(NULL, custom);
@@ -237,7 +248,8 @@ static void port_replaces_the_port_alone(void)
 {
     char *port[] = {(char[]){"PORT=8080"}, NULL};
     char *bad[] = {(char[]){"PORT=http"}, NULL};
-    struct cd_conf *c = load("[server]\nlisten = 0.0.0.0:3000 [::]:3000 unix:/run/a:b.sock\n", port);
+    struct cd_conf *c = load("[server]\nlisten = 0.0.0.0:3000 [::]:3000 unix:/run/a:b.sock\n",
+                             port);
 
     if (CHECK(c != NULL))
         CHECK_STR(c->server.listen, "0.0.0.0:8080 [::]:8080 unix:/run/a:b.sock");
@@ -249,12 +261,14 @@ static void port_replaces_the_port_alone(void)
 static void judges_the_environment(void)
 {
     char *unknown[] = {(char[]){"CALLD_ICE_TURN_SECRT=x"}, NULL};
-    char *foreign[] = {(char[]){"CALLD_SERVICE_HOST=10.0.0.1"}, (char[]){"CALLD_PORT=tcp://1"}, NULL};
+    char *foreign[] = {(char[]){"CALLD_SERVICE_HOST=10.0.0.1"}, (char[]){"CALLD_PORT=tcp://1"},
+                       NULL};
     char *bad[] = {(char[]){"CALLD_CALLS_RING_SECONDS=1"}, NULL};
     struct cd_conf *c;
 
     CHECK(load(NULL, unknown) == NULL);
-    CHECK(says("environment CALLD_ICE_TURN_SECRT: unknown key \"turn_secrt\" in [ice]; did you mean "
+    CHECK(says("environment CALLD_ICE_TURN_SECRT: unknown key \"turn_secrt\" in [ice]; did you "
+               "mean "
                "\"turn_secret\"?"));
     c = load(NULL, foreign);
     CHECK(c != NULL);
@@ -293,9 +307,11 @@ static void takes_tokens_from_the_registration(void)
     char text[512];
     struct cd_conf *c;
 
-    write_text(other_path, "id: calld\nurl: http://x\nas_token: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"
+    write_text(other_path, "id: calld\nurl: http://x\nas_token: "
+                           "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n"
                            "hs_token: hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh\n");
-    snprintf(text, sizeof text, "[matrix]\nserver_name = example.org\nregistration = %s\n", other_path);
+    snprintf(text, sizeof text, "[matrix]\nserver_name = example.org\nregistration = %s\n",
+             other_path);
     c = load(text, no_environment);
     if (CHECK(c != NULL)) {
         CHECK_STR(c->matrix.as_id, "calld");
@@ -304,7 +320,8 @@ static void takes_tokens_from_the_registration(void)
         CHECK_STR(said, "");
     }
     cd_conf_free(c);
-    snprintf(text, sizeof text, "[matrix]\nserver_name = example.org\nregistration = %s\nhs_token = other\n",
+    snprintf(text, sizeof text, "[matrix]\nserver_name = example.org\nregistration = %s\nhs_token "
+                                "= other\n",
              other_path);
     c = load(text, no_environment);
     if (CHECK(c != NULL))
@@ -316,8 +333,10 @@ static void takes_tokens_from_the_registration(void)
 
 static void reloads_what_may_change(void)
 {
-    struct cd_conf *running = load("[ice]\nstun_urls = stun:a\n[log]\nlevel = info\n", no_environment);
-    struct cd_conf *fresh = load("[ice]\nstun_urls = stun:b\n[log]\nlevel = debug\n[calls]\nring_seconds = 20\n"
+    struct cd_conf *running = load("[ice]\nstun_urls = stun:a\n[log]\nlevel = info\n",
+                                   no_environment);
+    struct cd_conf *fresh = load("[ice]\nstun_urls = stun:b\n[log]\nlevel = "
+                                 "debug\n[calls]\nring_seconds = 20\n"
                                  "enabled = no\n[server]\nlisten = 127.0.0.1:1\n", no_environment);
     const char *kept;
     char *text = NULL;
@@ -343,7 +362,8 @@ static void reloads_what_may_change(void)
 
 static void dump_masks_secrets(void)
 {
-    struct cd_conf *c = load("[ice]\nturn_urls = turn:h\nturn_secret = hunter2\n", no_environment), *again;
+    struct cd_conf *c = load("[ice]\nturn_urls = turn:h\nturn_secret = hunter2\n",
+                             no_environment), *again;
     char *text = NULL;
     size_t n;
     FILE *f = open_memstream(&text, &n);

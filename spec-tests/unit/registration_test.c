@@ -23,7 +23,8 @@ static char *slurp(const char *name)
 }
 
 /* Run the command with its output put aside. */
-static int generate(const char *server_name, const char *url, const char *output, const char *profile)
+static int generate(const char *server_name, const char *url, const char *output,
+                    const char *profile)
 {
     char *argv[12];
     int argc = 0, status, null = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -103,7 +104,8 @@ static void never_overwrites(void)
     CHECK_INT(symlink("elsewhere", path2), 0);
     CHECK_INT(generate("example.org", "http://127.0.0.1:29340", path2, NULL), 1);
     remove(path2);
-    CHECK_INT(generate("example.org", "http://127.0.0.1:29340", "/nonexistent/dir/x.yaml", NULL), 1);
+    CHECK_INT(generate("example.org", "http://127.0.0.1:29340", "/nonexistent/dir/x.yaml", NULL),
+              1);
 }
 
 static void writes_puppet(void)
@@ -146,7 +148,8 @@ static enum cd_rc read_text(const char *text, struct cd_registration *r, struct 
 
 static void reads_what_people_write(void)
 {
-    static const char text[] = "---\r\n# mine\r\n'id': \"a\\\"b\"  # the id\r\nurl:\r\nas_token : 'it''s#1'\r\n"
+    static const char text[] = "---\r\n# mine\r\n'id': \"a\\\"b\"  # the id\r\nurl:\r\nas_token : "
+                               "'it''s#1'\r\n"
                                "hs_token: plain#2 # comment\r\nnamespaces:\r\n  users:\r\n"
                                "  - exclusive: true\r\n    id: nested\r\n  rooms: []\r\n"
                                "ip_range_whitelist: [ '1.2.3.4' ]\r\nsender_localpart: null\r\n";

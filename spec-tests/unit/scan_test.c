@@ -1,5 +1,5 @@
-/* scan_test.c -- the JSON scanner: grammar, UTF-8, depth, walking, decoding; and agreement with jansson
- * on thousands of damaged texts. */
+/* scan_test.c -- the JSON scanner: grammar, UTF-8, depth, walking, decoding; and agreement with
+ * jansson on thousands of damaged texts. */
 #include "base/scan.h"
 
 #include <jansson.h>
@@ -13,7 +13,8 @@
 static void takes_what_the_grammar_takes(void)
 {
     static const char *const good[] = {
-        "{}", "[]", "0", "-0", "-1", "1.5", "1e5", "1E+5", "1e-5", "-0.0e0", "\"\"", "true", "false",
+        "{}", "[]", "0", "-0", "-1", "1.5", "1e5", "1E+5", "1e-5", "-0.0e0", "\"\"", "true",
+        "false",
         "null", " \t\r\n{ } ", "[1,2]", "[ 1 , 2 ]", "{\"a\":1,\"b\":[{}]}", "{\"\":0}",
         "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\"", "\"\\ud800\"", "\"\\u0000\"", "\"\x7f\"",
         "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xed\x9f\xbf\xf4\x8f\xbf\xbf\"", "[[[[[[[[]]]]]]]]",
@@ -32,10 +33,12 @@ static void refuses_the_rest(void)
         "", " ", "{", "}", "[", "]", "{]", "[}", "[1,]", "[,1]", "[1 2]", "{\"a\"}", "{\"a\":}",
         "{\"a\":1,}", "{,}", "{1:2}", "{a:1}", "{'a':1}", "01", "-", "+1", "1.", ".5", "1e", "1e+",
         "0x1", "Infinity", "NaN", "-Infinity", "tru", "truex", "nul", "\"", "\"\\", "\"\\x\"",
-        "\"\\u12\"", "\"\\u12g4\"", "\"\n\"", "\"\t\"", "\"\x01\"", "{} {}", "[] x", "1 2", "//x\n1",
+        "\"\\u12\"", "\"\\u12g4\"", "\"\n\"", "\"\t\"", "\"\x01\"", "{} {}", "[] x", "1 2",
+        "//x\n1",
         "\"\x80\"", "\"\xc0\x80\"", "\"\xc1\xbf\"", "\"\xe0\x80\x80\"", "\"\xed\xa0\x80\"",
         "\"\xf0\x80\x80\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xf5\x80\x80\x80\"", "\"\xc3\"",
-        "\"\xe2\x82\"", "\"\xf0\x9f\x98\"", "\xef\xbb\xbf{}", "{\"a\":1 \"b\":2}", "[[]", "{\"a\":{}",
+        "\"\xe2\x82\"", "\"\xf0\x9f\x98\"", "\xef\xbb\xbf{}", "{\"a\":1 \"b\":2}", "[[]",
+        "{\"a\":{}",
         "[[[[[[[[[]]]]]]]]]", "\"abcdefghijklmnop\x1fq\"", "\"abcdefghijklmno\xff\"",
     };
 
@@ -99,7 +102,8 @@ static void measures_one_value(void)
 
 static void walks_members(void)
 {
-    struct cd_str o = S(" { \"a\" : 1 , \"b\":{\"a\":\"}\"}, \"c\\\"d\" :[ 1,\"]\",{} ],\"a\":\"x\" } ");
+    struct cd_str o = S(" { \"a\" : 1 , \"b\":{\"a\":\"}\"}, \"c\\\"d\" :[ 1,\"]\",{} "
+                        "],\"a\":\"x\" } ");
     struct cd_str key, value;
     size_t pos = 0;
 
@@ -151,7 +155,8 @@ static void picks_members_in_the_same_pass(void)
     static const struct cd_json_pick picks[] = {{"type"}, {"content"}, {"none"}};
     struct cd_str found[3];
     size_t start;
-    struct cd_str t = S(" {\"type\":\"old\",\"content\":{\"type\":\"inner\",\"content\":[]},\"x\":[1],"
+    struct cd_str t = S(" {\"type\":\"old\",\"content\":{\"type\":\"inner\",\"content\":[]},"
+                        "\"x\":[1],"
                         "\"typ\\u0065\" : \"m.call\" } tail");
 
     CHECK_INT(cd_json_pick(t, 8, picks, 3, found, &start), t.n - 6);
@@ -234,8 +239,8 @@ static uint32_t next_random(void)
     return rng;
 }
 
-/* jansson refuses some valid texts (numbers out of range, lone surrogates, NUL in keys): only what it
- * takes must be taken, and what we take and it refuses must be one of those. */
+/* jansson refuses some valid texts (numbers out of range, lone surrogates, NUL in keys): only what
+ * it takes must be taken, and what we take and it refuses must be one of those. */
 static bool jansson_limit(const json_error_t *e)
 {
     enum json_error_code code = json_error_code(e);
@@ -247,8 +252,10 @@ static bool jansson_limit(const json_error_t *e)
 static void agrees_with_jansson(void)
 {
     static const char seed[] =
-        "{\"events\":[{\"type\":\"m.call.invite\",\"content\":{\"v\":\"1\",\"n\":[1,-2.5e3,true,null],"
-        "\"t\":\"gr\xc3\xbc\xc3\x9f \\u00e9\\ud83d\\ude00\\n \xf0\x9f\x98\x80 plain text\"}},{}],\"x\":[]}";
+        "{\"events\":[{\"type\":\"m.call.invite\",\"content\":{\"v\":\"1\",\"n\":[1,-2.5e3,true,"
+        "null],"
+        "\"t\":\"gr\xc3\xbc\xc3\x9f \\u00e9\\ud83d\\ude00\\n \xf0\x9f\x98\x80 plain "
+        "text\"}},{}],\"x\":[]}";
     static const char bytes[] = "\"\\{}[]:,0e-+.tfn u\x01\xc3\x80\xed\xf4";
     char text[sizeof seed + 8];
 

@@ -268,7 +268,8 @@ static int after_value(struct cur *c, struct tree *t)
         if (t->depth == 0)
             return 1;
         if (t->depth == 1 && t->pending) {
-            *t->pending = (struct cd_str){(const char *)t->pending_at, (size_t)(c->p - t->pending_at)};
+            *t->pending = (struct cd_str){(const char *)t->pending_at,
+                                          (size_t)(c->p - t->pending_at)};
             t->pending = NULL;
         }
         skip_space(c);

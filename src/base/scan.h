@@ -19,7 +19,8 @@ enum cd_json_kind {
     CD_JSON_NULL
 };
 
-/** One whole JSON text: valid grammar (RFC 8259), valid UTF-8, depth <= @p max_depth, nothing after it. */
+/** One whole JSON text: valid grammar (RFC 8259), valid UTF-8, depth <= @p max_depth, nothing after
+ * it. */
 bool cd_json_valid(struct cd_str text, unsigned max_depth);
 
 /** Length of the one value at the start of @p text (after white space), 0 when it is not valid.
@@ -30,8 +31,8 @@ size_t cd_json_value(struct cd_str text, unsigned max_depth, size_t *out_start);
 struct cd_json_pick {
     const char *name;
 };
-/** As cd_json_value, and remember the named members of the outermost object in the same pass (the last
- * one wins). A value that is no object has none; an array is refused.
+/** As cd_json_value, and remember the named members of the outermost object in the same pass (the
+ * last one wins). A value that is no object has none; an array is refused.
  * @param found  one view a pick, {NULL, 0} when absent; meaningful only when the result is not 0 */
 size_t cd_json_pick(struct cd_str text, unsigned max_depth, const struct cd_json_pick *picks,
                     size_t n_picks, struct cd_str *found, size_t *out_start);

@@ -2,7 +2,8 @@
  *
  * In:     validated text.
  * Out:    views of members and elements, decoded strings, integers.
- * Why:    trusting the grammar lets it step over what nobody asked for by brackets and quotes alone.
+ * Why:    trusting the grammar lets it step over what nobody asked for by brackets and quotes
+ *         alone.
  * State:  none. */
 #include "base/scan.h"
 
@@ -222,8 +223,8 @@ static long code_unit(struct cd_str s, size_t at)
     return v;
 }
 
-/* The character of a \u escape whose digits start at *at, which moves behind it (and behind the second
- * half of a pair). @return the code point; -1: lone surrogate, NUL or broken */
+/* The character of a \u escape whose digits start at *at, which moves behind it (and behind the
+ * second half of a pair). @return the code point; -1: lone surrogate, NUL or broken */
 static long escaped_char(struct cd_str s, size_t *at)
 {
     long hi = code_unit(s, *at), lo;

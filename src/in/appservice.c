@@ -1,9 +1,10 @@
 /* appservice.c -- what the homeserver calls: transactions, users, rooms, ping.
  *
  * In:     requests on the appservice listener, already authenticated with the hs_token.
- * Out:    one call of on_event for each new relevant event, in order; quarantined poison; the answer.
- * Why:    `200 {}` tells the homeserver to forget the events, so it is given only when what they led to
- *         is durable; everything else that could be said makes it send them again, forever.
+ * Out:    one call of on_event for each new relevant event, in order; quarantined poison; the
+ *         answer.
+ * Why:    `200 {}` tells the homeserver to forget the events, so it is given only when what they
+ *         led to is durable; everything else that could be said makes it send them again, forever.
  * State:  transactions in order of arrival, one of them being applied; hashes of recent event ids.
  * Owns:   its transactions; one outlives its request and the service while something holds it.
  * Blocks: never; large transactions are worked on in slices of 5 ms. */
@@ -197,7 +198,8 @@ static void quarantine(struct cd_txn *t, struct as_item *item, struct cd_str raw
         return; /* kept before */
     item->marked = true;
     as->stats.quarantined++;
-    cd_log(CD_LOG_WARN, "appservice", "event.quarantined", NULL, "event of %zu bytes: %s", raw.n, why);
+    cd_log(CD_LOG_WARN, "appservice", "event.quarantined", NULL, "event of %zu bytes: %s", raw.n,
+           why);
     if (raw.n > QUARANTINE_BYTES)
         raw.n = QUARANTINE_BYTES;
     t->holds++;
@@ -432,7 +434,7 @@ static const struct cd_route routes[] = {
 };
 
 static const struct cd_route legacy_routes[] = {
-    ROUTE("PUT", "/transactions/:txnId", 0, put_transaction, "Events, on the path of old homeservers."),
+    ROUTE("PUT", "/transactions/:txnId", 0, put_transaction, "As above, for old homeservers."),
     ROUTE("GET", "/users/*userId", SMALL_BODY, get_nothing, "As above."),
     ROUTE("GET", "/rooms/*roomAlias", SMALL_BODY, get_nothing, "As above."),
     ROUTE("GET", UNSTABLE "/thirdparty/*rest", SMALL_BODY, unrecognized, "As above."),
@@ -442,7 +444,8 @@ static const struct cd_route legacy_routes[] = {
 /* --- life ---------------------------------------------------------------------------------- */
 
 struct cd_appservice *cd_as_new(struct cd_loop *loop, struct cd_http *http, struct cd_store *store,
-                                const struct cd_as_conf *conf, const struct cd_as_ops *ops, void *self)
+                                const struct cd_as_conf *conf, const struct cd_as_ops *ops,
+                                void *self)
 {
     struct cd_appservice *as = calloc(1, sizeof *as);
 

@@ -64,7 +64,8 @@ static bool read_id(struct cd_str v, char out[AS_ID_BYTES])
     return v.p && cd_json_text(v, out, AS_ID_BYTES) > 0;
 }
 
-enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t max_bytes, int64_t wall_ms,
+enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t max_bytes,
+                                 int64_t wall_ms,
                                  const char **why)
 {
     struct cd_str f[FIELDS];
@@ -113,8 +114,8 @@ static unsigned hex4(const char *p)
     return v;
 }
 
-/* At a \u escape of valid JSON. @return its length when it means a character: 6, or 12 for a pair; 0 for
- * a NUL or half a pair */
+/* At a \u escape of valid JSON. @return its length when it means a character: 6, or 12 for a pair;
+ * 0 for a NUL or half a pair */
 static size_t good_escape(const char *p, size_t left)
 {
     unsigned v = hex4(p + 2), low;

@@ -26,7 +26,8 @@ struct as_event {
  * @param max_bytes  largest event, its `unsigned` not counted
  * @param wall_ms    now
  * @param why        says what is wrong, a literal, for AS_BROKEN */
-enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t max_bytes, int64_t wall_ms,
+enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t max_bytes,
+                                 int64_t wall_ms,
                                  const char **why);
 /** Build the content. NUL characters and lone surrogates in it become U+FFFD.
  * @return AS_GOOD (cd_as_event_done() frees it) or AS_BROKEN */

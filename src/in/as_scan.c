@@ -2,9 +2,9 @@
  *
  * In:     the body of PUT /transactions, any size up to the listener's cap.
  * Out:    place and length of each relevant event, which calls stop ringing, poison.
- * Why:    nearly all of what a homeserver pushes is of no interest: each event is validated and its type
- *         looked at in one pass, nothing is built. An element that is not valid JSON is stepped over by
- *         its brackets, because a refused transaction comes back forever.
+ * Why:    nearly all of what a homeserver pushes is of no interest: each event is validated and its
+ *         type looked at in one pass, nothing is built. An element that is not valid JSON is
+ *         stepped over by its brackets, because a refused transaction comes back forever.
  * Owns:   the lists of items; the body is borrowed.
  * Blocks: never; stops when its time is up and goes on from there. */
 #include "in/as_scan.h"
@@ -266,7 +266,8 @@ static int64_t last_event_ts(const struct as_scan *s)
     size_t start;
     long long v = 0;
 
-    if (s->last_event.n && cd_json_pick(s->last_event, EVENT_DEPTH, picks, 1, &ts, &start) && ts.p &&
+    if (s->last_event.n && cd_json_pick(s->last_event, EVENT_DEPTH, picks, 1, &ts, &start) &&
+        ts.p &&
         cd_json_int(ts, &v) && v > 0)
         return v;
     return 0;

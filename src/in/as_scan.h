@@ -64,6 +64,7 @@ void cd_as_scan_done(struct as_scan *s);
 bool cd_as_type_relevant(struct cd_str type);
 
 /** Does an item behind @p item end that call's ringing? */
-bool cd_as_scan_ends(const struct as_scan *s, size_t item, const char *room_id, const char *call_id);
+bool cd_as_scan_ends(const struct as_scan *s, size_t item, const char *room_id,
+                     const char *call_id);
 
 #endif

@@ -2,8 +2,8 @@
  *
  * In:     128-bit hashes (of event ids; BLAKE2b, so their first bytes are as good as random).
  * Out:    known or new.
- * Why:    homeservers deliver events twice, under one transaction id or under several; the database's
- *         unique hash decides in the end, this saves it the question.
+ * Why:    homeservers deliver events twice, under one transaction id or under several; the
+ *         database's unique hash decides in the end, this saves it the question.
  * Owns:   1.5 MiB, touched as it fills. */
 #include "in/as_seen.h"
 
