@@ -60,6 +60,7 @@ struct cd_live {
     struct cd_core *core;
     struct cd_call *cur;  /* NULL while it is being created */
     struct cd_call *born; /* being created; NULL afterwards */
+    char id[CD_CALL_ID_LEN + 1]; /* outlives every state: the registry's key */
     char *mx_key;         /* room_id '\n' matrix call_id */
     uint64_t seq;         /* last number given out */
     uint64_t event_seq;   /* of the transition being announced */
@@ -86,7 +87,7 @@ static inline const struct cd_call *cd_live_call(const struct cd_live *l)
 }
 static inline const char *cd_live_id(const struct cd_live *l)
 {
-    return cd_live_call(l)->id;
+    return l->id;
 }
 
 /** rc: CD_OK with live; CD_E_NOT_FOUND; CD_E_OVERLOADED when the store cannot be asked.

@@ -108,6 +108,7 @@ struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool bei
     }
     l->core = core;
     l->jobs_tail = &l->jobs;
+    memcpy(l->id, call->id, sizeof(l->id));
     l->mx_state = call->mx_state;
     l->invite_tried = call->invite_tried;
     l->seq = call->seq;
@@ -119,7 +120,7 @@ struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool bei
     else
         l->cur = call;
     l->mx_key = mx_key_of(call->room_id, cd_call_mx_id(call));
-    if (!l->mx_key || cd_map_put(&core->calls, cd_str_of(call->id), l) != 0) {
+    if (!l->mx_key || cd_map_put(&core->calls, cd_str_of(l->id), l) != 0) {
         cd_live_unlink(l);
         return NULL;
     }
