@@ -95,6 +95,20 @@ test('a burst of bogus tokens from one address is ten questions a minute', async
   assert.equal(again.filter(({ rc }) => rc === 'UNKNOWN_TOKEN').length, 10);
 });
 
+test('who was known goes on working behind the address of a flood, also when the cache has aged', async (t) => {
+  const { agent, newUser } = await setUp(t);
+  const user = await newUser();
+  const ip = '198.51.100.7';
+  assert.equal((await agent.do('auth', { token: user.token, ip })).rc, 'OK');
+  await agent.do('advance', { ms: 120000 });
+  await Promise.all(Array.from({ length: 12 }, (_, i) => agent.do('auth', { token: bogus(i), ip })));
+  assert.equal((await agent.do('auth', { token: bogus('more'), ip })).rc, 'LIMITED');
+  assert.equal((await agent.do('auth', { token: user.token, ip })).rc, 'OK');
+  await user.logOut();
+  await agent.do('advance', { ms: 61000 });
+  assert.equal((await agent.do('auth', { token: user.token, ip })).rc, 'UNKNOWN_TOKEN');
+});
+
 test('thirty people behind one address sign in at once', async (t) => {
   const { agent, newUser, fake } = await setUp(t);
   const tokens = real ? [] : Array.from({ length: 30 }, (_, i) => fake.addToken(`@p${i}:${fake.serverName}`));

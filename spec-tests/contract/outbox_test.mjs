@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import { until } from '../lib/until.mjs';
-import { faults, know, real, setUp } from './fetch_agent.mjs';
+import { faults, know, setUp } from './fetch_agent.mjs';
 
 const send = /PUT .*\/send\//;
 const ranks = { invite: 0, answer: 1, select_answer: 2, reject: 2, hangup: 3, candidates: 9, negotiate: 9 };
@@ -337,12 +337,4 @@ test('ending with rows in every state', faults, async (t) => {
   await queue(row(alice, 'invite', call), row(alice, 'hangup', call), row(bob, 'candidates', 'zother', { list: [candidate(1)] }),
     row(bob, 'candidates', 'zother', { list: [candidate(2)] }), row(bob, 'hangup', 'zlater', { inMs: 5000 }));
   await until(() => fake.held.length === 1 && agent.named('store.tried').length === 3);
-});
-
-test('real homeservers and the fake agree on the order of things', { skip: !real && 'only with HOMESERVER_URL' }, async (t) => {
-  const { agent, alice, bob, row, queue, types, call } = await pair(t);
-  const rows = [row(alice, 'invite', call), row(bob, 'answer', call), row(alice, 'select_answer', call), row(bob, 'hangup', call)];
-  for (const one of rows) await queue(one);
-  await ended(agent, 'ok', ...rows);
-  assert.deepEqual(await types(call), ['invite', 'answer', 'select_answer', 'hangup']);
 });

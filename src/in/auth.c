@@ -43,7 +43,8 @@ struct cd_auth_check {
     uint8_t key[16];
     char *token;        /* secret */
     char *ip;           /* whose count it is on */
-    int64_t charged_ms; /* when it was counted */
+    int64_t charged_ms; /* when it was counted, 0: not */
+    bool once_good;     /* a token that was valid before is not one of a flood */
     bool asked;         /* whoami is on its way */
     uint64_t fetch;
     struct cd_timer patience;
@@ -259,8 +260,12 @@ static void on_whoami(void *arg, const struct cd_fetch_res *res)
 
     c->fetch = 0;
     /* Only a refusal by the homeserver itself counts as a failed token. */
-    if (rc != CD_E_FORBIDDEN && !(rc == CD_E_UNKNOWN_TOKEN && res->status == 401))
+    if (rc == CD_E_FORBIDDEN || (rc == CD_E_UNKNOWN_TOKEN && res->status == 401)) {
+        if (c->charged_ms == 0)
+            cd_limit_take(a->failures, c->ip, now);
+    } else if (c->charged_ms > 0) {
         cd_limit_refund(a->failures, c->ip, c->charged_ms);
+    }
     if (res->status == 200 && (rc == CD_OK || rc == CD_E_GUEST || rc == CD_E_UNKNOWN_TOKEN))
         cd_auth_cache_put(&a->cache, c->key, p, &err, now + GOOD_TTL_MS);
     else if (rc == CD_E_UNKNOWN_TOKEN)
@@ -279,7 +284,7 @@ static void on_whoami(void *arg, const struct cd_fetch_res *res)
 static bool address_has_open_checks(const struct cd_auth_svc *a, const char *ip)
 {
     for (const struct cd_auth_check *c = a->first; c; c = c->next) {
-        if (c->asked && strcmp(c->ip, ip) == 0)
+        if (c->asked && c->charged_ms > 0 && strcmp(c->ip, ip) == 0)
             return true;
     }
     return false;
@@ -300,7 +305,8 @@ static void ask(struct cd_auth_check *c)
         a->stats.asked++;
         return;
     }
-    cd_limit_refund(a->failures, c->ip, c->charged_ms);
+    if (c->charged_ms > 0)
+        cd_limit_refund(a->failures, c->ip, c->charged_ms);
     cd_fail(&err, CD_E_OVERLOADED, NULL);
     check_fail(c, &err);
 }
@@ -318,7 +324,7 @@ static bool advance(struct cd_auth_check *c)
         check_fail(c, &err);
         return true;
     }
-    wait_ms = cd_limit_peek(a->failures, c->ip, now);
+    wait_ms = c->once_good ? 0 : cd_limit_peek(a->failures, c->ip, now);
     if (wait_ms > 0 && !address_has_open_checks(a, c->ip)) {
         cd_fail(&err, CD_E_LIMITED, "Too many failed tokens from this address; wait retry_after_ms.");
         err.retry_after_ms = (long)wait_ms;
@@ -327,8 +333,10 @@ static bool advance(struct cd_auth_check *c)
     }
     if (wait_ms > 0 || a->in_flight >= a->max_in_flight)
         return false;
-    cd_limit_take(a->failures, c->ip, now);
-    c->charged_ms = now;
+    if (!c->once_good) {
+        cd_limit_take(a->failures, c->ip, now);
+        c->charged_ms = now;
+    }
     ask(c);
     return true;
 }
@@ -404,6 +412,8 @@ static struct cd_auth_check *check_start(struct cd_auth_svc *a, struct cd_str to
     if (a->closing || a->n_checks >= MAX_CHECKS)
         return NULL;
     c = check_new(a, token, key, ip);
+    if (c)
+        c->once_good = cd_auth_cache_was_good(&a->cache, key, cd_mono_ms());
     if (c && cd_timer_set(a->loop, &c->patience, QUEUE_WAIT_MS, on_patience_over, c) != 0) {
         check_unlink(c);
         check_free(c);

@@ -54,7 +54,8 @@ typedef void (*cd_auth_done_fn)(void *arg, enum cd_rc rc, struct cd_principal *p
  * over its failure limit -> CD_E_LIMITED; a token known to be bad; whoami (16 in flight, excess waits 2 s,
  * then CD_E_OVERLOADED). A question counts against its address from its start until the token proves
  * valid, so a burst of bad ones cannot overtake the limit; while good ones may still come back, further
- * ones of that address wait instead of failing.
+ * ones of that address wait instead of failing. Tokens that were valid within the last hour do not count:
+ * neighbours of an attacker behind one address go on working.
  * Other failures: CD_E_GUEST, CD_E_FORBIDDEN (locked account), CD_E_HOMESERVER (never 401 for 5xx).
  * @return a ticket for cd_auth_cancel while waiting, 0 when fn has run */
 uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *client_ip,

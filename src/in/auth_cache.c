@@ -6,6 +6,8 @@
 
 #include "in/auth_int.h"
 
+#define ONCE_GOOD_MS 3600000
+
 static struct cd_str key_of(const uint8_t key[16])
 {
     return (struct cd_str){(const char *)key, 16};
@@ -64,12 +66,20 @@ struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t k
     if (!k)
         return NULL;
     if (now_ms >= k->until_ms) {
-        drop(c, k);
+        if (!k->principal || now_ms >= k->kept_ms)
+            drop(c, k);
         return NULL;
     }
     unlink_known(c, k);
     push_newest(c, k);
     return k;
+}
+
+bool cd_auth_cache_was_good(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms)
+{
+    const struct cd_auth_known *k = cd_map_get(&c->map, key_of(key));
+
+    return k && k->principal && now_ms < k->kept_ms;
 }
 
 void cd_auth_cache_put(struct cd_auth_cache *c, const uint8_t key[16], struct cd_principal *p,
@@ -85,6 +95,7 @@ void cd_auth_cache_put(struct cd_auth_cache *c, const uint8_t key[16], struct cd
         return; /* then the homeserver is asked again */
     memcpy(k->key, key, sizeof(k->key));
     k->until_ms = until_ms;
+    k->kept_ms = until_ms + ONCE_GOOD_MS;
     if (!p) {
         k->err = malloc(sizeof(*k->err));
         if (!k->err) {

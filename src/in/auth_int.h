@@ -14,7 +14,8 @@ struct cd_auth_known {
     uint8_t key[16];
     struct cd_principal *principal; /* NULL: refused with *err */
     struct cd_err *err;
-    int64_t until_ms; /* monotonic */
+    int64_t until_ms; /* monotonic: believed until then */
+    int64_t kept_ms;  /* remembered as once valid until then */
 };
 
 struct cd_auth_cache {
@@ -27,6 +28,8 @@ void cd_auth_cache_init(struct cd_auth_cache *c, size_t max);
 void cd_auth_cache_done(struct cd_auth_cache *c);
 /** What is known and not too old. @return NULL: nothing */
 struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms);
+/** Was it valid not long ago, whatever it is now? */
+bool cd_auth_cache_was_good(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms);
 /** Remember. @param p  takes its own reference; NULL: refused, @p err is copied */
 void cd_auth_cache_put(struct cd_auth_cache *c, const uint8_t key[16], struct cd_principal *p,
                        const struct cd_err *err, int64_t until_ms);

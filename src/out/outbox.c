@@ -120,17 +120,6 @@ void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc
         finish_one(o, list[i], rc, event_id);
 }
 
-static bool expire_one(struct cd_outbox *o, struct cd_ob_user *u, int64_t wall_ms)
-{
-    for (struct cd_ob_item *it = u->first; it; it = it->user_next) {
-        if (it->leader || it->in_flight || it->row.deadline == 0 || it->row.deadline > wall_ms)
-            continue;
-        cd_ob_finish(o, it, u->no_token ? CD_SENT_NO_TOKEN : CD_SENT_EXPIRED, NULL);
-        return true;
-    }
-    return false;
-}
-
 /* --- what a user does now ------------------------------------------------------------------------- */
 
 static struct cd_principal *usable_token(struct cd_outbox *o, struct cd_ob_user *u)
@@ -146,6 +135,17 @@ static struct cd_principal *usable_token(struct cd_outbox *o, struct cd_ob_user 
             return NULL;
     }
     return p;
+}
+
+static bool expire_one(struct cd_outbox *o, struct cd_ob_user *u, int64_t wall_ms)
+{
+    for (struct cd_ob_item *it = u->first; it; it = it->user_next) {
+        if (it->leader || it->in_flight || it->row.deadline == 0 || it->row.deadline > wall_ms)
+            continue;
+        cd_ob_finish(o, it, usable_token(o, u) ? CD_SENT_EXPIRED : CD_SENT_NO_TOKEN, NULL);
+        return true;
+    }
+    return false;
 }
 
 static void sleep_until(struct cd_outbox *o, struct cd_ob_user *u, int64_t wake_at, int64_t wall_ms)
@@ -190,7 +190,6 @@ static void look_at(struct cd_outbox *o, struct cd_ob_user *u)
         it = NULL;
     }
     p = it ? usable_token(o, u) : NULL;
-    u->no_token = it ? !p : u->no_token;
     if (p)
         cd_ob_start(o, it, p);
     else

@@ -47,7 +47,7 @@ struct cd_ob_user {
     int64_t blocked_until_ms; /* monotonic: rate limit or back-off */
     unsigned failures;        /* in a row */
     uint8_t refused[16];      /* hash of the token that got a 401 */
-    bool has_refused, no_token, queued;
+    bool has_refused, queued;
     struct cd_timer timer;
 };
 

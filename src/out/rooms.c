@@ -22,6 +22,8 @@ static void question(struct cd_rooms *r, struct cd_principal *who, const char *r
     enum cd_rc rc = room ? cd_room_from_cache(room, user, want) : CD_E_NOT_FOUND;
     struct cd_err err;
 
+    if (who && rc != CD_E_NOT_FOUND)
+        cd_known_user_note(r, who);
     if (rc == CD_OK) {
         cd_room_show(room, user, fn, arg);
     } else if (rc == CD_PENDING) {

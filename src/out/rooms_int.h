@@ -109,5 +109,7 @@ char *cd_rooms_url(const struct cd_rooms *r, const char *const *parts);
 
 /* --- rooms_user.c -------------------------------------------------------------------------------- */
 void cd_known_user_stop(struct cd_known_user *u);
+/** Keep the token of a user who is around. @return NULL: has none, or out of memory */
+struct cd_known_user *cd_known_user_note(struct cd_rooms *r, struct cd_principal *who);
 
 #endif

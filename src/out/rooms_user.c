@@ -179,24 +179,33 @@ static void on_sweep(void *arg)
         cd_timer_set(r->loop, &r->sweep, SWEEP_MS, on_sweep, r);
 }
 
-void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who)
+struct cd_known_user *cd_known_user_note(struct cd_rooms *r, struct cd_principal *who)
 {
-    const char *const parts[] = {"/joined_rooms", NULL};
     struct cd_known_user *u;
-    int64_t now = cd_mono_ms();
 
     if (!who->matrix_token || r->closing)
-        return;
+        return NULL;
     u = cd_known_user_touch(r, who->user_id);
     if (!u)
-        return;
+        return NULL;
     if (u->principal != who) {
         cd_principal_unref(u->principal);
         u->principal = cd_principal_ref(who);
     }
-    u->seen_ms = now;
+    u->seen_ms = cd_mono_ms();
     if (r->sweep.slot == 0)
         cd_timer_set(r->loop, &r->sweep, SWEEP_MS, on_sweep, r);
+    return u;
+}
+
+void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who)
+{
+    const char *const parts[] = {"/joined_rooms", NULL};
+    struct cd_known_user *u = cd_known_user_note(r, who);
+    int64_t now = cd_mono_ms();
+
+    if (!u)
+        return;
     if (!u->joined_fetch && (u->joined_ms == 0 || now - u->joined_ms >= CD_ROOMS_FRESH_MS))
         u->joined_fetch = get(u, parts, USER_TIMEOUT_MS, on_joined_rooms);
     if (u->ignored_ms == 0 || now - u->ignored_ms >= CD_ROOMS_FRESH_MS)
