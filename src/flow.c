@@ -30,22 +30,12 @@ struct cd_job {
 
 static void run_next(struct cd_live *l);
 
-static void idem_free(struct cd_idem_row *r)
-{
-    if (!r)
-        return;
-    free(r->user_id);
-    free(r->key);
-    free(r->response);
-    free(r);
-}
-
 static void job_free(struct cd_job *j)
 {
     free(j->user);
     free(j->client);
     free(j->party_id);
-    idem_free(j->idem);
+    cd_idem_row_free(j->idem);
     cd_call_free(j->next_state);
     free(j);
 }
@@ -67,7 +57,7 @@ static struct cd_job *job_new(struct cd_live *l, const struct cd_cmd *cmd, const
 
     if (!j) {
         if (extra)
-            idem_free(extra->idem);
+            cd_idem_row_free(extra->idem);
         return NULL;
     }
     j->live = l;
@@ -198,8 +188,12 @@ static void committed(struct cd_job *j)
             cd_modules[i]->after_commit(core, l, prev, &j->cmd, ch);
     cd_call_free(prev);
     job_free(j);
-    if (cd_status_final(l->cur->status))
-        cd_live_retire(l);
+    if (!cd_status_final(l->cur->status))
+        return;
+    /* only now: the modules have queued what is still to be sent with these tokens */
+    for (size_t i = 0; i < l->cur->n_participants; i++)
+        cd_tokens_release(core, l->cur->participants[i].user_id);
+    cd_live_retire(l);
 }
 
 /* Creation failed: nobody ever saw the call. */
@@ -376,7 +370,7 @@ struct cd_live *cd_create(struct cd_core *core, struct cd_call *born, const stru
     if (!j) {
         struct cd_result res = {.rc = CD_E_NO_MEMORY};
         if (!l && extra)
-            idem_free(extra->idem);
+            cd_idem_row_free(extra->idem);
         if (l)
             cd_live_unlink(l);
         cd_fail(&res.err, res.rc, NULL);

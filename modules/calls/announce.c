@@ -204,8 +204,6 @@ static void announce_final(struct cd_core *core, struct cd_live *l, const struct
                                               : "canceled",
                      c->status == CD_DECLINED ? self : 0);
     calls_seats_clear(l);
-    for (size_t i = 0; i < c->n_participants; i++)
-        cd_tokens_release(core, c->participants[i].user_id);
 }
 
 static void announce_toggle(struct cd_core *core, struct cd_live *l, uint64_t seq, const struct cd_cmd *cmd)

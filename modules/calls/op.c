@@ -101,6 +101,7 @@ static bool save_answer(struct cd_op *op, int status, struct cd_buf *body)
 
     if (!ch || !s || !row || body->failed || !(row->response = strndup(body->p, body->n))) {
         cd_change_free(ch);
+        cd_idem_row_free(row);
         free(s);
         return false;
     }
