@@ -152,7 +152,7 @@ static void walks_elements(void)
 
 static void picks_members_in_the_same_pass(void)
 {
-    static const struct cd_json_pick picks[] = {{"type"}, {"content"}, {"none"}};
+    static const struct cd_json_pick picks[] = {CD_PICK("type"), CD_PICK("content"), CD_PICK("none")};
     struct cd_str found[3];
     size_t start;
     struct cd_str t = S(" {\"type\":\"old\",\"content\":{\"type\":\"inner\",\"content\":[]},"
@@ -161,6 +161,11 @@ static void picks_members_in_the_same_pass(void)
 
     CHECK_INT(cd_json_pick(t, 8, picks, 3, found, &start), t.n - 6);
     CHECK_INT(start, 1);
+    CHECK(cd_str_is(found[0], "\"m.call\""));
+    CHECK(cd_str_is(found[1], "{\"type\":\"inner\",\"content\":[]}"));
+    CHECK(found[2].p == NULL);
+    memset(found, 0xff, sizeof found);
+    cd_json_pick_valid((struct cd_str){t.p, t.n - 5}, picks, 3, found);
     CHECK(cd_str_is(found[0], "\"m.call\""));
     CHECK(cd_str_is(found[1], "{\"type\":\"inner\",\"content\":[]}"));
     CHECK(found[2].p == NULL);
@@ -199,6 +204,11 @@ static void decodes_strings(void)
     CHECK_INT(cd_json_text(S("\"a\\u0000b\""), out, sizeof out), -1);
     CHECK_INT(cd_json_text(S("\"abc\""), out, 3), -1);
     CHECK_INT(cd_json_text(S("\"abc\""), out, 4), 3);
+    CHECK_INT(cd_json_text(S("\"a\\ud83d\\ude00\""), out, 5), -1);
+    CHECK_INT(cd_json_text(S("\"a\\ud83d\\ude00\""), out, 6), 5);
+    CHECK_INT(cd_json_text(S("\"\\u00e9bc\\n\""), out, 5), -1);
+    CHECK_INT(cd_json_text(S("\"\\u00e9bc\\n\""), out, 6), 5);
+    CHECK_STR(out, "\xc3\xa9" "bc\n");
 }
 
 static void reads_integers(void)

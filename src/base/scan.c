@@ -243,12 +243,9 @@ static bool scan_key(struct cur *c, struct tree *t)
         return false;
     if (t->depth == 1 && t->n_picks) {
         struct cd_str key = {(const char *)start, (size_t)(c->p - start) - 1};
+        size_t i = cd_json_pick_index(key, t->picks, t->n_picks);
 
-        t->pending = NULL;
-        for (size_t i = 0; i < t->n_picks && !t->pending; i++) {
-            if (cd_json_key_is(key, t->picks[i].name))
-                t->pending = &t->found[i];
-        }
+        t->pending = i < t->n_picks ? &t->found[i] : NULL;
     }
     skip_space(c);
     if (c->p >= c->end || *c->p != ':')

@@ -29,13 +29,21 @@ size_t cd_json_value(struct cd_str text, unsigned max_depth, size_t *out_start);
 
 /** A member of the outermost object that cd_json_pick reports. */
 struct cd_json_pick {
-    const char *name;
+    struct cd_str name;
 };
+#define CD_PICK(literal) {{(literal), sizeof(literal) - 1}}
 /** As cd_json_value, and remember the named members of the outermost object in the same pass (the
  * last one wins). A value that is no object has none; an array is refused.
  * @param found  one view a pick, {NULL, 0} when absent; meaningful only when the result is not 0 */
 size_t cd_json_pick(struct cd_str text, unsigned max_depth, const struct cd_json_pick *picks,
                     size_t n_picks, struct cd_str *found, size_t *out_start);
+
+/** The same for a VALIDATED object, stepping over values by brackets and quotes alone. */
+void cd_json_pick_valid(struct cd_str object, const struct cd_json_pick *picks, size_t n_picks,
+                        struct cd_str *found);
+
+/** Index of the pick that a raw key names, its escapes resolved. @return n_picks when there is none */
+size_t cd_json_pick_index(struct cd_str key, const struct cd_json_pick *picks, size_t n_picks);
 
 /** Length of the value at the start of @p text by brackets and quotes alone, for stepping over what
  * cd_json_value refuses (any depth, control characters, broken UTF-8). 0: they do not end. */

@@ -182,17 +182,13 @@ bool cd_json_element(struct cd_str array, size_t *pos, struct cd_str *value)
 
 bool cd_json_find(struct cd_str object, const char *name, struct cd_str *value)
 {
-    struct cd_str key, v;
-    size_t pos = 0;
-    bool found = false;
+    struct cd_json_pick pick = {cd_str_of(name)};
+    struct cd_str found;
 
-    while (cd_json_member(object, &pos, &key, &v)) {
-        if (cd_json_key_is(key, name)) {
-            *value = v;
-            found = true;
-        }
-    }
-    return found;
+    cd_json_pick_valid(object, &pick, 1, &found);
+    if (found.p)
+        *value = found;
+    return found.p != NULL;
 }
 
 static int hex_value(char c)
@@ -287,34 +283,41 @@ static long short_escape(char c)
     }
 }
 
+/* The character of the escape at *at, which moves behind it. @return -1 as escaped_char */
+static long next_escape(struct cd_str s, size_t *at)
+{
+    if (*at + 1 >= s.n)
+        return -1;
+    *at += 2;
+    return s.p[*at - 1] == 'u' ? escaped_char(s, at) : short_escape(s.p[*at - 1]);
+}
+
+static size_t utf8_bytes(long cp)
+{
+    return cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+}
+
 /* Resolve the escapes of raw string text. @return length, or -1 as cd_json_text */
 static long unescape(struct cd_str s, char *out, size_t out_size)
 {
     size_t at = 0, n = 0;
 
     while (at < s.n) {
-        char utf8[4];
-        size_t len = 1;
+        const char *slash = memchr(s.p + at, '\\', s.n - at);
+        size_t plain = slash ? (size_t)(slash - (s.p + at)) : s.n - at;
         long cp;
 
-        utf8[0] = s.p[at++];
-        if (utf8[0] == '\\') {
-            if (at >= s.n)
-                return -1;
-            if (s.p[at] == 'u') {
-                at++;
-                cp = escaped_char(s, &at);
-            } else {
-                cp = short_escape(s.p[at++]);
-            }
-            if (cp < 0)
-                return -1;
-            len = put_utf8(cp, utf8);
-        }
-        if (n + len >= out_size)
+        if (n + plain >= out_size)
             return -1;
-        memcpy(out + n, utf8, len);
-        n += len;
+        memcpy(out + n, s.p + at, plain);
+        n += plain;
+        at += plain;
+        if (!slash)
+            break;
+        cp = next_escape(s, &at);
+        if (cp < 0 || n + utf8_bytes(cp) >= out_size)
+            return -1;
+        n += put_utf8(cp, out + n);
     }
     if (n >= out_size)
         return -1;
@@ -322,15 +325,43 @@ static long unescape(struct cd_str s, char *out, size_t out_size)
     return (long)n;
 }
 
-bool cd_json_key_is(struct cd_str key, const char *name)
+size_t cd_json_pick_index(struct cd_str key, const struct cd_json_pick *picks, size_t n_picks)
 {
     char plain[KEY_BYTES];
+    size_t i = 0;
+    long n;
 
-    if (cd_str_is(key, name))
-        return true;
-    if (key.n == 0 || !memchr(key.p, '\\', key.n))
-        return false;
-    return unescape(key, plain, sizeof plain) >= 0 && strcmp(plain, name) == 0;
+    if (key.n && memchr(key.p, '\\', key.n)) {
+        n = unescape(key, plain, sizeof plain);
+        if (n < 0)
+            return n_picks;
+        key = (struct cd_str){plain, (size_t)n};
+    }
+    while (i < n_picks && !cd_str_eq(key, picks[i].name))
+        i++;
+    return i;
+}
+
+bool cd_json_key_is(struct cd_str key, const char *name)
+{
+    struct cd_json_pick pick = {cd_str_of(name)};
+
+    return cd_json_pick_index(key, &pick, 1) == 0;
+}
+
+void cd_json_pick_valid(struct cd_str object, const struct cd_json_pick *picks, size_t n_picks,
+                        struct cd_str *found)
+{
+    struct cd_str key, value;
+    size_t pos = 0, i;
+
+    for (i = 0; i < n_picks; i++)
+        found[i] = (struct cd_str){NULL, 0};
+    while (cd_json_member(object, &pos, &key, &value)) {
+        i = cd_json_pick_index(key, picks, n_picks);
+        if (i < n_picks)
+            found[i] = value;
+    }
 }
 
 long cd_json_text(struct cd_str value, char *out, size_t out_size)

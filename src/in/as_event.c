@@ -13,14 +13,17 @@
 #include "base/scan.h"
 #include "base/secret.h"
 
-#define EVENT_DEPTH 2000U
-
 enum { TYPE, EVENT_ID, ROOM_ID, SENDER, STATE_KEY, CONTENT, TS, UNSIGNED, FIELDS };
 
 static const struct cd_json_pick fields[FIELDS] = {
-    [TYPE] = {"type"},           [EVENT_ID] = {"event_id"},       [ROOM_ID] = {"room_id"},
-    [SENDER] = {"sender"},       [STATE_KEY] = {"state_key"},     [CONTENT] = {"content"},
-    [TS] = {"origin_server_ts"}, [UNSIGNED] = {"unsigned"},
+    [TYPE] = CD_PICK("type"),
+    [EVENT_ID] = CD_PICK("event_id"),
+    [ROOM_ID] = CD_PICK("room_id"),
+    [SENDER] = CD_PICK("sender"),
+    [STATE_KEY] = CD_PICK("state_key"),
+    [CONTENT] = CD_PICK("content"),
+    [TS] = CD_PICK("origin_server_ts"),
+    [UNSIGNED] = CD_PICK("unsigned"),
 };
 
 static enum as_verdict broken(const char **why, const char *what)
@@ -69,12 +72,10 @@ enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t m
                                  const char **why)
 {
     struct cd_str f[FIELDS];
-    size_t start;
 
     memset(&e->ev, 0, sizeof e->ev);
     e->content = NULL;
-    if (cd_json_pick(raw, EVENT_DEPTH, fields, FIELDS, f, &start) == 0)
-        return broken(why, "not a JSON object");
+    cd_json_pick_valid(raw, fields, FIELDS, f);
     if (f[UNSIGNED].p && cd_json_kind(f[UNSIGNED]) == CD_JSON_OBJECT && soft_failed(f[UNSIGNED]))
         return AS_IGNORED;
     if (raw.n - f[UNSIGNED].n > max_bytes)

@@ -108,15 +108,15 @@ static bool ends_ringing(const char *type)
 /* Note the last item when it ends a call's ringing. @return false out of memory */
 static bool note_ender(struct as_scan *s, struct cd_str event, struct cd_str event_type)
 {
-    static const struct cd_json_pick picks[] = {{"room_id"}, {"content"}};
+    static const struct cd_json_pick picks[] = {CD_PICK("room_id"), CD_PICK("content")};
     char type[TYPE_BYTES], room_id[ID_BYTES], call_id[ID_BYTES];
     struct cd_str found[2], call;
     struct as_ender *enders;
-    size_t start;
 
-    if (cd_json_text(event_type, type, sizeof type) < 0 || !ends_ringing(type) ||
-        cd_json_pick(event, EVENT_DEPTH, picks, 2, found, &start) == 0 ||
-        cd_json_text(found[0], room_id, sizeof room_id) < 0 ||
+    if (cd_json_text(event_type, type, sizeof type) < 0 || !ends_ringing(type))
+        return true;
+    cd_json_pick_valid(event, picks, 2, found);
+    if (cd_json_text(found[0], room_id, sizeof room_id) < 0 ||
         cd_json_kind(found[1]) != CD_JSON_OBJECT || !cd_json_find(found[1], "call_id", &call) ||
         cd_json_text(call, call_id, sizeof call_id) < 0)
         return true;
@@ -132,7 +132,7 @@ static bool note_ender(struct as_scan *s, struct cd_str event, struct cd_str eve
 /* One element of `events`. */
 static enum as_step take_event(struct as_scan *s)
 {
-    static const struct cd_json_pick picks[] = {{"type"}};
+    static const struct cd_json_pick picks[] = {CD_PICK("type")};
     struct cd_str type;
     size_t start = 0, n = cd_json_pick(rest(s), EVENT_DEPTH, picks, 1, &type, &start);
     size_t at = s->at + start;
@@ -261,7 +261,7 @@ static int compare_enders(const void *a, const void *b)
 /* When the last event was made, 0: unknown. */
 static int64_t last_event_ts(const struct as_scan *s)
 {
-    static const struct cd_json_pick picks[] = {{"origin_server_ts"}};
+    static const struct cd_json_pick picks[] = {CD_PICK("origin_server_ts")};
     struct cd_str ts;
     size_t start;
     long long v = 0;
