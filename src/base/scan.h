@@ -42,7 +42,7 @@ size_t cd_json_pick(struct cd_str text, unsigned max_depth, const struct cd_json
 void cd_json_pick_valid(struct cd_str object, const struct cd_json_pick *picks, size_t n_picks,
                         struct cd_str *found);
 
-/** Index of the pick that a raw key names, its escapes resolved. @return n_picks when there is none */
+/** Index of the pick that a raw key names, its escapes resolved; n_picks when there is none. */
 size_t cd_json_pick_index(struct cd_str key, const struct cd_json_pick *picks, size_t n_picks);
 
 /** Length of the value at the start of @p text by brackets and quotes alone, for stepping over what
