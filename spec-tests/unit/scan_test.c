@@ -152,7 +152,8 @@ static void walks_elements(void)
 
 static void picks_members_in_the_same_pass(void)
 {
-    static const struct cd_json_pick picks[] = {CD_PICK("type"), CD_PICK("content"), CD_PICK("none")};
+    static const struct cd_json_pick picks[] = {CD_PICK("type"), CD_PICK("content"),
+                                                CD_PICK("none")};
     struct cd_str found[3];
     size_t start;
     struct cd_str t = S(" {\"type\":\"old\",\"content\":{\"type\":\"inner\",\"content\":[]},"
