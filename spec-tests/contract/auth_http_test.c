@@ -1,5 +1,6 @@
-/* auth_http_test.c -- the auth hook on requests as the HTTP server would hand them over: where tokens may
- * stand, and who passes as what. Needs no homeserver: whoami goes to a port that refuses. */
+/* auth_http_test.c -- the auth hook on requests as the HTTP server would hand them over: where
+ * tokens may stand, and who passes as what. Needs no homeserver: whoami goes to a port that
+ * refuses. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,7 +12,7 @@
 
 #include "../lib/tap.h"
 
-/* --- a request ------------------------------------------------------------------------------------ */
+/* --- a request ---------------------------------------------------------------------------- */
 
 struct cd_req {
     const char *authorization, *query;
@@ -67,12 +68,13 @@ void cd_req_auth_done(struct cd_req *req, enum cd_rc rc)
 
 static enum cd_rc ask(enum cd_auth kind, const char *authorization, const char *query)
 {
-    struct cd_req req = {.authorization = authorization, .query = query, .role = CD_ROLE_APPSERVICE};
+    struct cd_req req = {.authorization = authorization, .query = query,
+                         .role = CD_ROLE_APPSERVICE};
 
     return cd_auth_http(svc, &req, kind);
 }
 
-/* --- the homeserver ------------------------------------------------------------------------------- */
+/* --- the homeserver ----------------------------------------------------------------------- */
 
 static void the_hs_token_in_the_header(void)
 {
@@ -96,7 +98,7 @@ static void the_hs_token_in_the_query(void)
     CHECK_INT(ask(CD_AUTH_HS, "Bearer wrong", "hs-secret"), CD_E_FORBIDDEN);
 }
 
-/* --- users and admins ----------------------------------------------------------------------------- */
+/* --- users and admins --------------------------------------------------------------------- */
 
 static void users_need_a_bearer(void)
 {
@@ -160,7 +162,8 @@ int main(void)
     struct cd_loop_conf lc = {.max_fds = 256};
     char *path = admin_file();
     struct cd_auth_conf conf = {
-        .homeserver_url = "http://127.0.0.1:1/", .server_name = "example.org", .as_token = "as-secret",
+        .homeserver_url = "http://127.0.0.1:1/", .server_name = "example.org",
+            .as_token = "as-secret",
         .hs_token = "hs-secret", .hs_token_previous = "hs-previous",
         .admin_users = "@root:example.org, @second:example.org", .admin_token_file = path,
         .whoami_in_flight = 16, .failed_tokens_per_minute = 10,

@@ -1,10 +1,10 @@
-/* fetch_agent.c -- the daemon's homeserver side without the rest of it, for tests: fetch, auth, rooms
- * and outbox on a real loop, driven by JSON lines.
+/* fetch_agent.c -- the daemon's homeserver side without the rest of it, for tests: fetch, auth,
+ * rooms and outbox on a real loop, driven by JSON lines.
  *
  * In: one JSON object a line on stdin, {"id", "do", ...}.  Out: {"id", ...} for its result and
  * {"event", ...} for what happens by itself, a line each on stdout.
- * Why: a test in a language with HTTP servers can play the homeserver, or use a real one.
- * The clock is the real one plus what "advance" adds, so that no test waits for a deadline. */
+ * Why: a test in a language with HTTP servers can play the homeserver, or use a real one. The
+ * clock is the real one plus what "advance" adds, so that no test waits for a deadline. */
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -46,7 +46,7 @@ static struct {
     void *load_arg;
 } my;
 
-/* --- a clock that can be put forward -------------------------------------------------------------- */
+/* --- a clock that can be put forward ------------------------------------------------------ */
 
 static int64_t ahead_ms;
 static struct {
@@ -104,7 +104,7 @@ static void advance(int64_t ms)
         timerfd_settime(armed.fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-/* --- lines ---------------------------------------------------------------------------------------- */
+/* --- lines -------------------------------------------------------------------------------- */
 
 static void say(json_t *o)
 {
@@ -157,7 +157,7 @@ static void add_err(json_t *o, enum cd_rc rc, const struct cd_err *err)
     json_object_set_new(o, "retryAfterMs", json_integer(err->retry_after_ms));
 }
 
-/* --- fetch ---------------------------------------------------------------------------------------- */
+/* --- fetch -------------------------------------------------------------------------------- */
 
 static void on_fetched(void *arg, const struct cd_fetch_res *res)
 {
@@ -192,7 +192,7 @@ static void do_fetch(const json_t *cmd)
     }
 }
 
-/* --- auth ----------------------------------------------------------------------------------------- */
+/* --- auth --------------------------------------------------------------------------------- */
 
 static struct cd_principal **slot_of(const char *user_id)
 {
@@ -229,7 +229,8 @@ static void on_auth(void *arg, enum cd_rc rc, struct cd_principal *p, const stru
 static void do_auth(const json_t *cmd)
 {
     const char *ip = text_of(cmd, "ip");
-    uint64_t ticket = cd_auth_token(my.auth, cd_str_of(text_of(cmd, "token")), ip ? ip : "192.0.2.1",
+    uint64_t ticket = cd_auth_token(my.auth, cd_str_of(text_of(cmd, "token")), ip
+                                    ? ip : "192.0.2.1",
                                     on_auth, id_arg(cmd));
 
     if (flag_of(cmd, "cancel")) {
@@ -254,9 +255,10 @@ static void do_auth_stats(const json_t *cmd)
     say(o);
 }
 
-/* --- rooms ---------------------------------------------------------------------------------------- */
+/* --- rooms -------------------------------------------------------------------------------- */
 
-static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
+static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room,
+                    const struct cd_err *err)
 {
     json_t *o = reply_to(arg), *members = json_object();
 
@@ -310,9 +312,10 @@ static void do_cached(const json_t *cmd)
     say(o);
 }
 
-/* --- a store that tells what it is asked ----------------------------------------------------------- */
+/* --- a store that tells what it is asked -------------------------------------------------- */
 
-static void store_tried(struct cd_store *s, const char *txn_id, int attempts, cd_done_fn fn, void *arg)
+static void store_tried(struct cd_store *s, const char *txn_id, int attempts, cd_done_fn fn,
+                        void *arg)
 {
     (void)s;
     say(json_pack("{sssssi}", "event", "store.tried", "txn", txn_id, "attempts", attempts));
@@ -361,7 +364,7 @@ static const struct cd_store_ops store_ops = {
 };
 static struct cd_store store = {&store_ops};
 
-/* --- outbox --------------------------------------------------------------------------------------- */
+/* --- outbox ------------------------------------------------------------------------------- */
 
 static struct cd_principal *token_for(void *self, const char *user_id)
 {
@@ -463,7 +466,7 @@ static void do_no_principal(const json_t *cmd)
     done(cmd);
 }
 
-/* --- commands ------------------------------------------------------------------------------------- */
+/* --- commands ----------------------------------------------------------------------------- */
 
 static void start(const json_t *cmd)
 {
@@ -542,7 +545,8 @@ static bool run_rooms(const json_t *cmd, const char *what)
         strcmp(what, "view-any") == 0) {
         do_room(cmd, what);
     } else if (strcmp(what, "ignored") == 0) {
-        cd_rooms_ignored(my.rooms, text_of(cmd, "user"), text_of(cmd, "by"), on_ignored, id_arg(cmd));
+        cd_rooms_ignored(my.rooms, text_of(cmd, "user"), text_of(cmd, "by"), on_ignored,
+                         id_arg(cmd));
     } else if (strcmp(what, "cached") == 0) {
         do_cached(cmd);
     } else if (strcmp(what, "member") == 0) {

@@ -1,7 +1,7 @@
 /* auth.c -- whose token is this: the homeserver's whoami, asked as seldom as possible.
  * In: tokens from HTTP and sockets.  Out: a principal or a refusal.
- * Why: SDKs sign users out on M_UNKNOWN_TOKEN, so only the homeserver's own 401 becomes one; a flood of
- * made-up tokens must not become a flood of requests to the homeserver.
+ * Why: SDKs sign users out on M_UNKNOWN_TOKEN, so only the homeserver's own 401 becomes one; a
+ * flood of made-up tokens must not become a flood of requests to the homeserver.
  * State: cache, one check a token in question, who waits for it.  Owns: copies of tokens, wiped.
  * Blocks: never. */
 #include "in/auth.h"
@@ -17,7 +17,6 @@
 #include "in/auth_int.h"
 #include "out/fetch.h"
 
-#define TOKEN_MAX_BYTES 4096
 #define CACHE_MAX 20000
 #define GOOD_TTL_MS 60000
 #define BAD_TTL_MS 5000
@@ -27,7 +26,6 @@
 #define MAX_WAITERS 8192
 #define ADDRESSES_MAX 16384
 #define QUIET_MAX_MS 30000
-#define OWN_TOKEN_PREFIX "calld_"
 
 struct waiter {
     struct waiter *next;
@@ -61,7 +59,7 @@ static struct cd_str ticket_key(const uint64_t *ticket)
     return (struct cd_str){(const char *)ticket, sizeof(*ticket)};
 }
 
-/* --- checks ------------------------------------------------------------------------------------- */
+/* --- checks ------------------------------------------------------------------------------- */
 
 static void check_unlink(struct cd_auth_check *c)
 {
@@ -91,7 +89,8 @@ static void check_free(struct cd_auth_check *c)
     free(c);
 }
 
-static struct cd_auth_check *check_new(struct cd_auth_svc *a, struct cd_str token, const uint8_t key[16],
+static struct cd_auth_check *check_new(struct cd_auth_svc *a, struct cd_str token,
+                                       const uint8_t key[16],
                                        const char *ip)
 {
     struct cd_auth_check *c = calloc(1, sizeof(*c));
@@ -157,7 +156,7 @@ static void on_patience_over(void *arg)
     check_fail(arg, &err);
 }
 
-/* --- what whoami said --------------------------------------------------------------------------- */
+/* --- what whoami said --------------------------------------------------------------------- */
 
 /* @return 1, 0, or -1: not a string that fits */
 static int text_member(struct cd_str object, const char *name, char *out, size_t size)
@@ -173,7 +172,8 @@ static bool is_local(const struct cd_auth_svc *a, const char *user_id)
 {
     const char *colon = strchr(user_id, ':');
 
-    return user_id[0] == '@' && colon && (!*a->server_name || strcmp(colon + 1, a->server_name) == 0);
+    return user_id[0] == '@' && colon && (!*a->server_name || strcmp(colon + 1,
+                                                                     a->server_name) == 0);
 }
 
 static enum cd_rc judge_user(struct cd_auth_check *c, struct cd_str body, struct cd_principal **out,
@@ -192,7 +192,8 @@ static enum cd_rc judge_user(struct cd_auth_check *c, struct cd_str body, struct
         return cd_fail(err, CD_E_HOMESERVER, "The homeserver's whoami answer makes no sense.");
     if (!is_local(a, user))
         return cd_fail(err, CD_E_UNKNOWN_TOKEN,
-                       "This token belongs to a user of another server; sign in on %s.", a->server_name);
+                       "This token belongs to a user of another server; sign in on %s.",
+                           a->server_name);
     if (cd_json_find(body, "is_guest", &guest) && cd_json_kind(guest) == CD_JSON_TRUE)
         return cd_fail(err, CD_E_GUEST, NULL);
     *out = cd_principal_new(user, has_device ? device : NULL, c->token);
@@ -279,7 +280,7 @@ static void on_whoami(void *arg, const struct cd_fetch_res *res)
         pump(a);
 }
 
-/* --- asking ------------------------------------------------------------------------------------- */
+/* --- asking ------------------------------------------------------------------------------- */
 
 static bool address_has_open_checks(const struct cd_auth_svc *a, const char *ip)
 {
@@ -326,7 +327,8 @@ static bool advance(struct cd_auth_check *c)
     }
     wait_ms = c->once_good ? 0 : cd_limit_peek(a->failures, c->ip, now);
     if (wait_ms > 0 && !address_has_open_checks(a, c->ip)) {
-        cd_fail(&err, CD_E_LIMITED, "Too many failed tokens from this address; wait retry_after_ms.");
+        cd_fail(&err, CD_E_LIMITED,
+                "Too many failed tokens from this address; wait retry_after_ms.");
         err.retry_after_ms = (long)wait_ms;
         check_fail(c, &err);
         return true;
@@ -354,36 +356,10 @@ static void pump(struct cd_auth_svc *a)
     }
 }
 
-/* --- the door ----------------------------------------------------------------------------------- */
+/* --- the door ----------------------------------------------------------------------------- */
 
-static bool possible(struct cd_str token)
-{
-    if (token.n < 1 || token.n > TOKEN_MAX_BYTES)
-        return false;
-    for (size_t i = 0; i < token.n; i++) {
-        unsigned char ch = (unsigned char)token.p[i];
-
-        if (!((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
-              (ch != '\0' && strchr("-._~+/=", ch))))
-            return false;
-    }
-    return true;
-}
-
-/* Tokens that no homeserver has to be asked about. @return CD_OK: it has to be */
-static enum cd_rc refuse_here(const struct cd_auth_svc *a, struct cd_str token, struct cd_err *err)
-{
-    if (!possible(token))
-        return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This cannot be an access token.");
-    if (cd_str_starts(token, OWN_TOKEN_PREFIX))
-        return cd_fail(err, CD_E_UNKNOWN_TOKEN, NULL);
-    if (cd_auth_is_hs(a, token) ||
-        (*a->as_token && cd_secret_equal(cd_str_of(a->as_token), token)))
-        return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This is not a user's token.");
-    return CD_OK;
-}
-
-static enum cd_rc join(struct cd_auth_svc *a, struct cd_auth_check *c, cd_auth_done_fn fn, void *arg,
+static enum cd_rc join(struct cd_auth_svc *a, struct cd_auth_check *c, cd_auth_done_fn fn,
+                       void *arg,
                        struct cd_err *err)
 {
     struct waiter *w = NULL, **tail = &c->waiters;
@@ -422,8 +398,8 @@ static struct cd_auth_check *check_start(struct cd_auth_svc *a, struct cd_str to
     return c;
 }
 
-/* Start a check, or join the one that runs. @return CD_PENDING: fn has the answer or will get it, by
- * *ticket; else refused and fn was not called */
+/* Start a check, or join the one that runs. @return CD_PENDING: fn has the answer or will get
+ * it, by *ticket; else refused and fn was not called */
 static enum cd_rc begin(struct cd_auth_svc *a, struct cd_str token, const uint8_t key[16],
                         const char *ip, cd_auth_done_fn fn, void *arg, uint64_t *ticket,
                         struct cd_err *err)
@@ -463,7 +439,7 @@ uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *c
     int64_t wait_ms;
     uint64_t ticket;
 
-    if (refuse_here(a, token, &err) != CD_OK) {
+    if (cd_auth_refuse_here(a, token, &err) != CD_OK) {
         a->stats.refused_here++;
         fn(arg, err.rc, NULL, &err);
         return 0;
@@ -479,7 +455,8 @@ uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *c
     }
     wait_ms = known ? cd_limit_peek(a->failures, ip, cd_mono_ms()) : 0;
     if (wait_ms > 0) {
-        cd_fail(&err, CD_E_LIMITED, "Too many failed tokens from this address; wait retry_after_ms.");
+        cd_fail(&err, CD_E_LIMITED,
+                "Too many failed tokens from this address; wait retry_after_ms.");
         err.retry_after_ms = (long)wait_ms;
         a->stats.limited++;
     } else if (known) {
@@ -519,7 +496,7 @@ void cd_auth_forget(struct cd_auth_svc *a, struct cd_str token)
     cd_auth_cache_del(&a->cache, key);
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life --------------------------------------------------------------------------------- */
 
 static char *whoami_url(const char *homeserver)
 {

@@ -49,14 +49,14 @@ void cd_auth_free(struct cd_auth_svc *a);
 /** Called with CD_OK and a principal (borrowed for the call; ref it), or a failure in @p err. */
 typedef void (*cd_auth_done_fn)(void *arg, enum cd_rc rc, struct cd_principal *p,
                                 const struct cd_err *err);
-/** Check a user token. When the answer is known, fn runs inside this call.
- * Order: impossible length or alphabet -> CD_E_UNKNOWN_TOKEN at once; a token known to be good; address
- * over its failure limit -> CD_E_LIMITED; a token known to be bad; whoami (16 in flight, excess waits 2 s,
- * then CD_E_OVERLOADED). A question counts against its address from its start until the token proves
- * valid, so a burst of bad ones cannot overtake the limit; while good ones may still come back, further
- * ones of that address wait instead of failing. Tokens that were valid within the last hour do not count:
- * neighbours of an attacker behind one address go on working.
- * Other failures: CD_E_GUEST, CD_E_FORBIDDEN (locked account), CD_E_HOMESERVER (never 401 for 5xx).
+/** Check a user token. When the answer is known, fn runs inside this call. Order: impossible
+ * length or alphabet -> CD_E_UNKNOWN_TOKEN at once; a token known to be good; address over its
+ * failure limit -> CD_E_LIMITED; a token known to be bad; whoami (16 in flight, excess waits 2
+ * s, then CD_E_OVERLOADED). A question counts against its address from its start until the token
+ * proves valid, so a burst of bad ones cannot overtake the limit; while good ones may still come
+ * back, further ones of that address wait instead of failing. Tokens that were valid within the
+ * last hour do not count: neighbours of an attacker behind one address go on working. Other
+ * failures: CD_E_GUEST, CD_E_FORBIDDEN (locked account), CD_E_HOMESERVER (never 401 for 5xx).
  * @return a ticket for cd_auth_cancel while waiting, 0 when fn has run */
 uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *client_ip,
                        cd_auth_done_fn fn, void *arg);
@@ -77,9 +77,9 @@ struct cd_auth_stats {
 };
 void cd_auth_stats(const struct cd_auth_svc *a, struct cd_auth_stats *out);
 
-/** The hook for cd_http_set_auth: reads the Authorization header (or, when switched on, the query),
- * authenticates per kind. self is the service. Admins who came with the admin bearer or by the control
- * socket have no principal. */
+/** The hook for cd_http_set_auth: reads the Authorization header (or, when switched on, the
+ * query), authenticates per kind. self is the service. Admins who came with the admin bearer or
+ * by the control socket have no principal. */
 enum cd_rc cd_auth_http(void *self, struct cd_req *req, enum cd_auth kind);
 
 #endif

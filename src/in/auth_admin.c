@@ -1,5 +1,7 @@
-/* auth_admin.c -- principals, and the tokens that are known here: the homeserver's and the admin's.
- * In: settings.  Out: yes or no, in constant time.  Owns: copies of the tokens, wiped at the end.
+/* auth_admin.c -- principals, and the tokens that are judged here: the homeserver's, the
+ * admin's, and what cannot be a user's.
+ * In: settings.  Out: yes or no, in constant time.  Owns: copies of the tokens, wiped at the
+ * end.
  * Blocks: reading the admin token file, at start and on SIGHUP. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +11,10 @@
 #include "base/secret.h"
 #include "in/auth_int.h"
 
-/* --- principals --------------------------------------------------------------------------------- */
+#define TOKEN_MAX_BYTES 4096
+#define OWN_TOKEN_PREFIX "calld_"
+
+/* --- principals --------------------------------------------------------------------------- */
 
 struct cd_principal *cd_principal_new(const char *user_id, const char *device_id,
                                       const char *matrix_token)
@@ -48,7 +53,7 @@ void cd_principal_unref(struct cd_principal *p)
     free(p);
 }
 
-/* --- tokens that are known here ----------------------------------------------------------------- */
+/* --- tokens that are known here ----------------------------------------------------------- */
 
 static bool is_secret(const char *known, struct cd_str token)
 {
@@ -79,6 +84,32 @@ bool cd_auth_is_admin_user(const struct cd_auth_svc *a, const char *user_id)
         p += strspn(p, " ,\t\r\n");
     }
     return false;
+}
+
+static bool possible(struct cd_str token)
+{
+    if (token.n < 1 || token.n > TOKEN_MAX_BYTES)
+        return false;
+    for (size_t i = 0; i < token.n; i++) {
+        unsigned char ch = (unsigned char)token.p[i];
+
+        if (!((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+              (ch != '\0' && strchr("-._~+/=", ch))))
+            return false;
+    }
+    return true;
+}
+
+enum cd_rc cd_auth_refuse_here(const struct cd_auth_svc *a, struct cd_str token, struct cd_err *err)
+{
+    if (!possible(token))
+        return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This cannot be an access token.");
+    if (cd_str_starts(token, OWN_TOKEN_PREFIX))
+        return cd_fail(err, CD_E_UNKNOWN_TOKEN, NULL);
+    if (cd_auth_is_hs(a, token) ||
+        (*a->as_token && cd_secret_equal(cd_str_of(a->as_token), token)))
+        return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This is not a user's token.");
+    return CD_OK;
 }
 
 /* The first line of the file; NULL when there is none. */

@@ -59,7 +59,8 @@ void cd_auth_cache_done(struct cd_auth_cache *c)
     cd_map_done(&c->map);
 }
 
-struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms)
+struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16],
+                                        int64_t now_ms)
 {
     struct cd_auth_known *k = cd_map_get(&c->map, key_of(key));
 

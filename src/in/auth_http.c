@@ -55,7 +55,8 @@ struct pending {
 static enum cd_rc accept_user(struct cd_req *req, enum cd_auth kind, struct cd_principal *p)
 {
     if (kind == CD_AUTH_ADMIN && !p->admin)
-        return cd_fail(cd_req_err(req), CD_E_FORBIDDEN, "This takes an administrator of matrix-calld.");
+        return cd_fail(cd_req_err(req), CD_E_FORBIDDEN,
+                       "This takes an administrator of matrix-calld.");
     cd_req_set_principal(req, p);
     return CD_OK;
 }

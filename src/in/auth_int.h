@@ -7,7 +7,7 @@
 #include "in/limit.h"
 #include "loop/loop.h"
 
-/* --- the cache: what whoami said about a token, by the token's keyed hash ---------------------- */
+/* --- the cache: what whoami said about a token, by the token's keyed hash ----------------- */
 
 struct cd_auth_known {
     struct cd_auth_known *newer, *older;
@@ -27,7 +27,8 @@ struct cd_auth_cache {
 void cd_auth_cache_init(struct cd_auth_cache *c, size_t max);
 void cd_auth_cache_done(struct cd_auth_cache *c);
 /** What is known and not too old. @return NULL: nothing */
-struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms);
+struct cd_auth_known *cd_auth_cache_get(struct cd_auth_cache *c, const uint8_t key[16],
+                                        int64_t now_ms);
 /** Was it valid not long ago, whatever it is now? */
 bool cd_auth_cache_was_good(struct cd_auth_cache *c, const uint8_t key[16], int64_t now_ms);
 /** Remember. @param p  takes its own reference; NULL: refused, @p err is copied */
@@ -35,7 +36,13 @@ void cd_auth_cache_put(struct cd_auth_cache *c, const uint8_t key[16], struct cd
                        const struct cd_err *err, int64_t until_ms);
 void cd_auth_cache_del(struct cd_auth_cache *c, const uint8_t key[16]);
 
-/* --- the service -------------------------------------------------------------------------------- */
+/* --- auth_admin.c ------------------------------------------------------------------------- */
+
+/** Tokens that no homeserver has to be asked about. @return CD_OK: it has to be asked */
+enum cd_rc cd_auth_refuse_here(const struct cd_auth_svc *a, struct cd_str token,
+                               struct cd_err *err);
+
+/* --- the service -------------------------------------------------------------------------- */
 
 struct cd_auth_check; /* one token being asked about */
 

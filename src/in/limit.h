@@ -1,5 +1,5 @@
-/* limit.h -- how often by key (address, user, room): an exact sliding window, in a bounded table whose
- * longest idle entry makes room. */
+/* limit.h -- how often by key (address, user, room): an exact sliding window, in a bounded table
+ * whose longest idle entry makes room. */
 #ifndef CD_IN_LIMIT_H
 #define CD_IN_LIMIT_H
 
@@ -7,8 +7,9 @@
 
 struct cd_limit;
 
-/** @param per_window  events allowed within any @p window_ms (also the burst), at most 4096; 0: no limit
- *  @param max_keys    size of the table */
+/** @param per_window  events allowed within any @p window_ms (also the burst), at most 4096; 0:
+ * no limit
+ * @param max_keys    size of the table */
 struct cd_limit *cd_limit_new(unsigned per_window, int64_t window_ms, unsigned max_keys);
 void cd_limit_free(struct cd_limit *l);
 /** Would an event be allowed? @return 0, or milliseconds to wait */

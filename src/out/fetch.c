@@ -47,7 +47,7 @@ struct cd_fetch_pool {
     bool closing;
 };
 
-/* --- flights ----------------------------------------------------------------------------------- */
+/* --- flights ------------------------------------------------------------------------------ */
 
 static void wipe_headers(struct curl_slist *list)
 {
@@ -136,7 +136,7 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     return size * n;
 }
 
-/* --- curl and the loop ------------------------------------------------------------------------- */
+/* --- curl and the loop -------------------------------------------------------------------- */
 
 static void collect(struct cd_fetch_pool *pool)
 {
@@ -236,7 +236,7 @@ static int on_timer(CURLM *multi, long timeout_ms, void *arg)
     return cd_timer_set(pool->loop, &pool->timer, timeout_ms, on_timeout, pool);
 }
 
-/* --- requests ---------------------------------------------------------------------------------- */
+/* --- requests ----------------------------------------------------------------------------- */
 
 static bool add_header(struct flight *f, const char *line)
 {
@@ -348,7 +348,7 @@ void cd_fetch_cancel(struct cd_fetch_pool *pool, uint64_t id)
     }
 }
 
-/* --- the pool ---------------------------------------------------------------------------------- */
+/* --- the pool ----------------------------------------------------------------------------- */
 
 struct cd_fetch_pool *cd_fetch_new(struct cd_loop *loop)
 {

@@ -34,7 +34,8 @@ typedef void (*cd_fetch_fn)(void *arg, const struct cd_fetch_res *res);
 struct cd_fetch_pool *cd_fetch_new(struct cd_loop *loop);
 void cd_fetch_free(struct cd_fetch_pool *pool); /* callbacks of open requests get status 0 */
 /** Start. @return an id for cd_fetch_cancel, 0 when it could not start (callback not called) */
-uint64_t cd_fetch(struct cd_fetch_pool *pool, const struct cd_fetch_req *req, cd_fetch_fn fn, void *arg);
+uint64_t cd_fetch(struct cd_fetch_pool *pool, const struct cd_fetch_req *req, cd_fetch_fn fn,
+                  void *arg);
 void cd_fetch_cancel(struct cd_fetch_pool *pool, uint64_t id); /* callback not called */
 
 #endif

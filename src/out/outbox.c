@@ -1,7 +1,7 @@
 /* outbox.c -- sends the rows of matrix_outbox: who may send now, who waits, what is too late.
  * In: committed rows; tokens; time.  Out: one finished() a row.
- * Why: a queue a user, because tokens, rate limits and back-off belong to users; at most eight requests
- * at once, so that a burst of calls does not crowd out whoami.
+ * Why: a queue a user, because tokens, rate limits and back-off belong to users; at most eight
+ * requests at once, so that a burst of calls does not crowd out whoami.
  * State: users that are ready (looked at once a turn) and starved (ready, but no slot).
  * Owns: outbox_queue.c's rows.  Blocks: never; everything else is a timer. */
 #include "out/outbox.h"
@@ -19,7 +19,7 @@
 #define ANSWER_GRACE_MS 10000
 #define LONGEST_SLEEP_MS 60000 /* the wall clock may have jumped meanwhile */
 
-/* --- queues of users ------------------------------------------------------------------------------ */
+/* --- queues of users ---------------------------------------------------------------------- */
 
 static void queue_push(struct cd_ob_queue *q, struct cd_ob_user *u)
 {
@@ -69,7 +69,7 @@ static void on_user_timer(void *arg)
     cd_ob_wake(u->outbox, u);
 }
 
-/* --- the end of a row ----------------------------------------------------------------------------- */
+/* --- the end of a row --------------------------------------------------------------------- */
 
 static void count(struct cd_outbox *o, enum cd_sent_rc rc)
 {
@@ -107,7 +107,8 @@ static void finish_one(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_
     cd_outbox_row_done(&row);
 }
 
-void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc, const char *event_id)
+void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc,
+                  const char *event_id)
 {
     struct cd_ob_item *list[CD_BATCH_MAX];
     size_t n = 0;
@@ -120,7 +121,7 @@ void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc
         finish_one(o, list[i], rc, event_id);
 }
 
-/* --- what a user does now ------------------------------------------------------------------------- */
+/* --- what a user does now ----------------------------------------------------------------- */
 
 static struct cd_principal *usable_token(struct cd_outbox *o, struct cd_ob_user *u)
 {
@@ -210,7 +211,7 @@ static void on_kick(void *arg)
         look_at(o, u);
 }
 
-/* --- the door ------------------------------------------------------------------------------------- */
+/* --- the door ----------------------------------------------------------------------------- */
 
 /* Without this an answer whose user has gone would keep the hang-up from ever being sent. */
 static void hurry_answers(struct cd_ob_item *hangup)
@@ -296,8 +297,10 @@ void cd_outbox_stats(const struct cd_outbox *o, struct cd_outbox_stats *out)
     *out = o->stats;
 }
 
-struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool, struct cd_store *store,
-                                const char *homeserver_url, const struct cd_outbox_ops *ops, void *self)
+struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
+                                struct cd_store *store,
+                                const char *homeserver_url, const struct cd_outbox_ops *ops,
+                                    void *self)
 {
     struct cd_outbox *o = calloc(1, sizeof(*o));
     size_t n = strlen(homeserver_url);

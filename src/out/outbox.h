@@ -1,5 +1,5 @@
-/* outbox.h -- sends the rows of matrix_outbox into rooms with their users' own tokens: in order, with
- * stable transaction ids, within rate limits and deadlines (design, the Matrix side). */
+/* outbox.h -- sends the rows of matrix_outbox into rooms with their users' own tokens: in order,
+ * with stable transaction ids, within rate limits and deadlines (design, the Matrix side). */
 #ifndef CD_OUT_OUTBOX_H
 #define CD_OUT_OUTBOX_H
 
@@ -24,23 +24,28 @@ struct cd_outbox_ops {
     /** First attempt is about to be made (the invite counts as tried from here). */
     void (*tried)(void *self, const struct cd_outbox_row *row);
     /** A row is finished. event_id may be NULL. The row is freed afterwards. */
-    void (*finished)(void *self, const struct cd_outbox_row *row, enum cd_sent_rc rc, const char *event_id);
+    void (*finished)(void *self, const struct cd_outbox_row *row, enum cd_sent_rc rc,
+                     const char *event_id);
 };
 
-struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool, struct cd_store *store,
-                                const char *homeserver_url, const struct cd_outbox_ops *ops, void *self);
+struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
+                                struct cd_store *store,
+                                const char *homeserver_url, const struct cd_outbox_ops *ops,
+                                    void *self);
 void cd_outbox_free(struct cd_outbox *o);
-/** Queue committed rows (copied). Order: within a user by (rank 2 and 3 of any call first, then age);
- * within a call by rank, then ord, over both users; rank 9 waits for not_before (several rows of kind
- * m.call.candidates of one call and user that are due together are sent as one event, txn id of the
- * first). One request in flight a call and one a user; 8 users at once. 429: retry_after; 5xx and
- * transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after the deadline. A row of rank 3 cuts the
- * deadline of its call's answers to 10 s after it: an answer whose token is gone must not hold the
- * hang-up back. finished() may run inside when the queue is full (20000 rows). */
+/** Queue committed rows (copied). Order: within a user by (rank 2 and 3 of any call first, then
+ * age); within a call by rank, then ord, over both users; rank 9 waits for not_before (several
+ * rows of kind m.call.candidates of one call and user that are due together are sent as one
+ * event, txn id of the first). One request in flight a call and one a user; 8 users at once.
+ * 429: retry_after; 5xx and transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after
+ * the deadline. A row of rank 3 cuts the deadline of its call's answers to 10 s after it: an
+ * answer whose token is gone must not hold the hang-up back. finished() may run inside when the
+ * queue is full (20000 rows). */
 void cd_outbox_add(struct cd_outbox *o, const struct cd_outbox_row *rows, size_t n);
-/** Drop what was never tried, without finished(): the owner's change deletes the stored rows. Rows of
- * rank 9 that were tried and wait for another attempt go as well (their stored rows are deleted here), and
- * one that is on its way is not repeated: nothing of rank 9 follows a hang-up. @param all  else only rank 9 */
+/** Drop what was never tried, without finished(): the owner's change deletes the stored rows.
+ * Rows of rank 9 that were tried and wait for another attempt go as well (their stored rows are
+ * deleted here), and one that is on its way is not repeated: nothing of rank 9 follows a
+ * hang-up. @param all  else only rank 9 */
 void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all);
 /** A token of that user became available (another one, or the same again): wake its rows. */
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id);

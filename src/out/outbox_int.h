@@ -70,31 +70,32 @@ struct cd_outbox {
     struct cd_outbox_stats stats;
 };
 
-/* --- outbox_queue.c: the rows and their order ----------------------------------------------------- */
+/* --- outbox_queue.c: the rows and their order --------------------------------------------- */
 /** Copy a row in. @return NULL: there already, or out of memory */
 struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row *row);
 /** Take it out of all lists and free it. Its user stays. */
 void cd_ob_remove(struct cd_outbox *o, struct cd_ob_item *it);
-/** The row of @p u that goes next. @param wake_at  earliest wall time at which that may change; only
- * ever lowered */
+/** The row of @p u that goes next. @param wake_at  earliest wall time at which that may change;
+ * only ever lowered */
 struct cd_ob_item *cd_ob_choose(const struct cd_ob_user *u, int64_t wall_ms, int64_t *wake_at);
 /** Chain rows that are due with @p leader and can be one event with it. */
 void cd_ob_gather(struct cd_ob_item *leader, int64_t wall_ms);
 struct cd_ob_user *cd_ob_user_get(const struct cd_outbox *o, const char *user_id);
 void cd_ob_user_free(struct cd_outbox *o, struct cd_ob_user *u);
 
-/* --- outbox_send.c: one attempt ------------------------------------------------------------------- */
+/* --- outbox_send.c: one attempt ----------------------------------------------------------- */
 /** @param p  the token to use */
 void cd_ob_start(struct cd_outbox *o, struct cd_ob_item *it, struct cd_principal *p);
 void cd_ob_stop(struct cd_outbox *o, struct cd_ob_user *u); /* forget the attempt that runs */
 
-/* --- outbox.c ------------------------------------------------------------------------------------- */
+/* --- outbox.c ----------------------------------------------------------------------------- */
 /** The row is finished: store, owner, memory; its followers too. */
-void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc, const char *event_id);
+void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc,
+                  const char *event_id);
 void cd_ob_wake(struct cd_outbox *o, struct cd_ob_user *u);
 void cd_ob_wake_call(struct cd_outbox *o, struct cd_ob_call *call);
 
-/* --- outbox_batch.c: several m.call.candidates as one ---------------------------------------------- */
+/* --- outbox_batch.c: several m.call.candidates as one ------------------------------------- */
 bool cd_batch_fits(struct cd_str a, struct cd_str b);
 /** @return one content with all candidates, to be freed; NULL: too large */
 char *cd_batch_merge(const struct cd_ob_item *leader);

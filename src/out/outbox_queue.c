@@ -1,7 +1,9 @@
 /* outbox_queue.c -- the rows that wait, and which of them may go.
  * In: rows.  Out: the next row of a user.
- * Why: order within a call holds over both users' queues; within a user what ends ringing goes first.
- * State: each row is in its call's and its user's list.  Owns: copies of the rows.  Blocks: never. */
+ * Why: order within a call holds over both users' queues; within a user what ends ringing goes
+ * first.
+ * State: each row is in its call's and its user's list.  Owns: copies of the rows.  Blocks:
+ * never. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +11,7 @@
 
 #define BATCH_BYTES 40960
 
-/* --- in and out ----------------------------------------------------------------------------------- */
+/* --- in and out --------------------------------------------------------------------------- */
 
 static char *copy(const char *s, bool *failed)
 {
@@ -190,7 +192,7 @@ void cd_ob_remove(struct cd_outbox *o, struct cd_ob_item *it)
     free(it);
 }
 
-/* --- order ---------------------------------------------------------------------------------------- */
+/* --- order -------------------------------------------------------------------------------- */
 
 static bool is_candidates(const struct cd_ob_item *it)
 {
@@ -257,7 +259,8 @@ void cd_ob_gather(struct cd_ob_item *leader, int64_t wall_ms)
     struct cd_ob_item *tail = leader;
     size_t bytes = strlen(leader->row.content), n = 1;
 
-    /* Once tried, an event keeps its content: the homeserver may have it under this transaction id. */
+    /* Once tried, an event keeps its content: the homeserver may have it under this transaction
+     * id. */
     if (leader->row.tried || !is_candidates(leader))
         return;
     for (struct cd_ob_item *it = leader->call_next; it && n < CD_BATCH_MAX; it = it->call_next) {

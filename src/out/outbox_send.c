@@ -1,8 +1,10 @@
 /* outbox_send.c -- one attempt to send one event.
  * In: a row and its user's token.  Out: finished, or blocked until later.
- * Why: an attempt at an invite is noted in the store before it is made, so that after a crash "never
- * tried" can be told from "outcome unknown"; the same transaction id makes every repetition harmless.
- * State: in the user's record.  Owns: a reference to the principal while it runs.  Blocks: never. */
+ * Why: an attempt at an invite is noted in the store before it is made, so that after a crash
+ * "never tried" can be told from "outcome unknown"; the same transaction id makes every
+ * repetition harmless.
+ * State: in the user's record.  Owns: a reference to the principal while it runs.  Blocks:
+ * never. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +34,7 @@ static int64_t jitter(int64_t up_to)
     return up_to > 0 ? (int64_t)x % up_to : 0;
 }
 
-/* --- the end of an attempt ------------------------------------------------------------------------ */
+/* --- the end of an attempt ---------------------------------------------------------------- */
 
 static void attempt_over(struct cd_outbox *o, struct cd_ob_user *u)
 {
@@ -136,7 +138,7 @@ static void on_answer(void *arg, const struct cd_fetch_res *res)
     cd_principal_unref(p);
 }
 
-/* --- the attempt ---------------------------------------------------------------------------------- */
+/* --- the attempt -------------------------------------------------------------------------- */
 
 static char *send_url(const struct cd_outbox *o, const struct cd_outbox_row *row)
 {
@@ -218,7 +220,8 @@ static bool note_attempt(struct cd_outbox *o, struct cd_ob_item *it)
     }
     if (first)
         o->ops->tried(o->self, &it->row);
-    ops->outbox_tried(o->store, it->row.txn_id, it->row.attempts, mark ? on_marked : on_noted, mark);
+    ops->outbox_tried(o->store, it->row.txn_id, it->row.attempts, mark ? on_marked : on_noted,
+                      mark);
     return mark != NULL;
 }
 

@@ -1,8 +1,9 @@
 /* rooms.c -- who is joined where: the door that commands, sockets and pushed events use.
  * In: questions with a user's token; pushed m.room.member and m.room.encryption.
  * Out: a view of the room, or "not found" for those who are not in it.
- * Why: rooms older than the registration were never pushed, and pushes may be missing altogether: what
- * they say is a hint, and any change makes the next question go to the homeserver.
+ * Why: rooms older than the registration were never pushed, and pushes may be missing
+ * altogether: what they say is a hint, and any change makes the next question go to the
+ * homeserver.
  * State: rooms_cache.c.  Owns: the URL and the guard of the start-up read.  Blocks: never. */
 #include "out/rooms.h"
 
@@ -12,7 +13,7 @@
 #include "base/clock.h"
 #include "out/rooms_int.h"
 
-/* --- questions ----------------------------------------------------------------------------------- */
+/* --- questions ---------------------------------------------------------------------------- */
 
 static void question(struct cd_rooms *r, struct cd_principal *who, const char *room_id,
                      enum cd_room_want want, cd_room_fn fn, void *arg)
@@ -45,7 +46,8 @@ void cd_rooms_view_any(struct cd_rooms *r, const char *room_id, cd_room_fn fn, v
     question(r, NULL, room_id, CD_WANT_VIEW, fn, arg);
 }
 
-void cd_rooms_joined(struct cd_rooms *r, struct cd_principal *who, const char *room_id, cd_room_fn fn,
+void cd_rooms_joined(struct cd_rooms *r, struct cd_principal *who, const char *room_id,
+                     cd_room_fn fn,
                      void *arg)
 {
     question(r, who, room_id, CD_WANT_JOINED, fn, arg);
@@ -59,7 +61,7 @@ bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, co
     return m && m->joined;
 }
 
-/* --- pushed events ------------------------------------------------------------------------------- */
+/* --- pushed events ------------------------------------------------------------------------ */
 
 static bool is_local(const struct cd_rooms *r, const char *user_id)
 {
@@ -96,7 +98,7 @@ void cd_rooms_on_encryption(struct cd_rooms *r, const char *room_id)
         room->encrypted = true;
 }
 
-/* --- life ---------------------------------------------------------------------------------------- */
+/* --- life --------------------------------------------------------------------------------- */
 
 static void on_loaded(void *arg, enum cd_store_rc rc, const struct cd_member_row *rows, size_t n)
 {
@@ -126,7 +128,8 @@ static void load(struct cd_rooms *r)
     r->store->ops->members_load(r->store, on_loaded, r->guard);
 }
 
-struct cd_rooms *cd_rooms_new(struct cd_loop *loop, struct cd_fetch_pool *pool, struct cd_store *store,
+struct cd_rooms *cd_rooms_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
+                              struct cd_store *store,
                               const char *homeserver_url, const char *server_name)
 {
     struct cd_rooms *r = calloc(1, sizeof(*r));

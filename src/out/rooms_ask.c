@@ -1,7 +1,8 @@
 /* rooms_ask.c -- asking the homeserver about one room: its joined members and its encryption.
  * In: a user's token and who wants to know.  Out: one callback each.
- * Why: the profile "observe" gives the application service no right to ask, so a user's own token does;
- * what that token sees is the truth for its user, and "no" is only ever said to that user.
+ * Why: the profile "observe" gives the application service no right to ask, so a user's own
+ * token does; what that token sees is the truth for its user, and "no" is only ever said to that
+ * user.
  * State: one lookup a room (single flight) with its waiters.  Owns: references to principals.
  * Blocks: never. */
 #include <stdlib.h>
@@ -35,7 +36,7 @@ struct cd_lookup {
     struct waiter *waiters;
 };
 
-/* --- from the cache ------------------------------------------------------------------------------ */
+/* --- from the cache ----------------------------------------------------------------------- */
 
 static bool fresh(int64_t since_ms, int64_t now_ms, int64_t for_ms)
 {
@@ -64,7 +65,8 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
 void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *arg)
 {
     struct cd_room_member listed[64];
-    struct cd_room_view view = {.room_id = room->id, .encrypted = room->encrypted, .members = listed};
+    struct cd_room_view view = {.room_id = room->id, .encrypted = room->encrypted,
+                                .members = listed};
     const struct cd_member *own = user ? cd_room_member(room, user) : NULL, *m;
     size_t pos = 0;
 
@@ -87,7 +89,7 @@ void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *a
     room->pins--;
 }
 
-/* --- what the homeserver said -------------------------------------------------------------------- */
+/* --- what the homeserver said ------------------------------------------------------------- */
 
 static enum cd_rc fail_res(struct cd_err *err, const struct cd_fetch_res *res)
 {
@@ -140,7 +142,8 @@ static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
 
     if (!is_object(body) || !cd_json_find(body, "joined", &joined) ||
         cd_json_kind(joined) != CD_JSON_OBJECT)
-        return cd_fail(&l->err, CD_E_HOMESERVER, "The homeserver's list of members makes no sense.");
+        return cd_fail(&l->err, CD_E_HOMESERVER,
+                       "The homeserver's list of members makes no sense.");
     while (cd_json_member(joined, &pos, &key, &profile)) {
         struct cd_str quoted = {key.p - 1, key.n + 2};
         char user[256], name[512], avatar[512];
@@ -166,7 +169,8 @@ static enum cd_rc read_own(struct cd_lookup *l, struct cd_str body)
     struct cd_str membership;
 
     if (!is_object(body) || !cd_json_find(body, "membership", &membership))
-        return cd_fail(&l->err, CD_E_HOMESERVER, "The homeserver's membership event makes no sense.");
+        return cd_fail(&l->err, CD_E_HOMESERVER,
+                       "The homeserver's membership event makes no sense.");
     if (!cd_str_is(membership, "\"join\""))
         return cd_fail(&l->err, CD_E_NOT_FOUND, "There is no such room, or you are not in it.");
     cd_room_note(l->rooms, l->room, &m, true, true, cd_mono_ms(), &batch);
@@ -174,7 +178,7 @@ static enum cd_rc read_own(struct cd_lookup *l, struct cd_str body)
     return CD_OK;
 }
 
-/* --- a lookup ------------------------------------------------------------------------------------ */
+/* --- a lookup ----------------------------------------------------------------------------- */
 
 static void lookup_start(struct cd_rooms *r, struct cd_room *room, struct cd_principal *asker,
                          struct waiter *waiters);
@@ -269,8 +273,8 @@ static void lookup_done(struct cd_lookup *l)
 
     room->lookup = NULL;
     room->pins++;
-    /* Only what is known whole is kept: never the members without the encryption. What was pushed while
-     * we asked makes the answer right for those who waited, and too old to be kept. */
+    /* Only what is known whole is kept: never the members without the encryption. What was
+     * pushed while we asked makes the answer right for those who waited, and too old to be kept. */
     room->complete_ms = l->rc == CD_OK && room->generation == l->generation ? cd_mono_ms() : 0;
     if (l->rc == CD_E_UNKNOWN_TOKEN)
         cd_rooms_token_bad(r, l->asker);

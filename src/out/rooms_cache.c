@@ -11,7 +11,7 @@
 #define MEMBERS_MAX 200000 /* of all rooms together */
 #define ID_MAX 255
 
-/* --- rooms --------------------------------------------------------------------------------------- */
+/* --- rooms -------------------------------------------------------------------------------- */
 
 static void room_unlink(struct cd_rooms *r, struct cd_room *room)
 {
@@ -109,7 +109,7 @@ struct cd_room *cd_room_touch(struct cd_rooms *r, const char *room_id)
     return room_new(r, room_id);
 }
 
-/* --- members ------------------------------------------------------------------------------------- */
+/* --- members ------------------------------------------------------------------------------ */
 
 struct cd_member *cd_room_member(const struct cd_room *room, const char *user_id)
 {
@@ -150,7 +150,8 @@ static void batch_add(struct cd_rooms *r, struct cd_member_batch *batch, const s
 {
     if (batch->n == CD_MEMBER_BATCH)
         cd_member_batch_flush(r, batch);
-    batch->rows[batch->n++] = (struct cd_member_row){room->id, m->user_id, m->joined, m->display_name,
+    batch->rows[batch->n++] = (struct cd_member_row){room->id, m->user_id, m->joined,
+                                                     m->display_name,
                                                      m->avatar_url};
 }
 
@@ -203,7 +204,7 @@ struct cd_member *cd_room_note(struct cd_rooms *r, struct cd_room *room,
     return known;
 }
 
-/* --- users --------------------------------------------------------------------------------------- */
+/* --- users -------------------------------------------------------------------------------- */
 
 static void user_unlink(struct cd_rooms *r, struct cd_known_user *u)
 {

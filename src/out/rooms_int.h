@@ -68,7 +68,7 @@ struct cd_rooms {
     bool closing;
 };
 
-/* --- rooms_cache.c ------------------------------------------------------------------------------ */
+/* --- rooms_cache.c ------------------------------------------------------------------------ */
 /** @return NULL: not known */
 struct cd_room *cd_room_get(const struct cd_rooms *r, const char *room_id);
 /** Known or made, and used just now. @return NULL: out of memory or an impossible id */
@@ -92,9 +92,10 @@ struct cd_known_user *cd_known_user_touch(struct cd_rooms *r, const char *user_i
 void cd_known_user_clear_ignored(struct cd_known_user *u);
 void cd_rooms_cache_free(struct cd_rooms *r);
 
-/* --- rooms_ask.c --------------------------------------------------------------------------------- */
+/* --- rooms_ask.c -------------------------------------------------------------------------- */
 enum cd_room_want { CD_WANT_VIEW, CD_WANT_JOINED };
-/** Ask with a token. @param who  NULL: with any token that is known. fn is called later or within. */
+/** Ask with a token. @param who  NULL: with any token that is known. fn is called later or
+ * within. */
 void cd_room_ask(struct cd_rooms *r, struct cd_room *room, struct cd_principal *who,
                  enum cd_room_want want, cd_room_fn fn, void *arg);
 /** @return CD_OK, CD_E_NOT_FOUND, or CD_PENDING: has to be asked. @p user NULL: anybody */
@@ -103,11 +104,12 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
 void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *arg);
 /** End all lookups, calling back. */
 void cd_room_ask_stop(struct cd_rooms *r);
-/** URL below the homeserver's client API: path pieces and encoded segments by turns, the last one NULL.
+/** URL below the homeserver's client API: path pieces and encoded segments by turns, the last one
+ * NULL.
  * @return to be freed, NULL: too long */
 char *cd_rooms_url(const struct cd_rooms *r, const char *const *parts);
 
-/* --- rooms_user.c -------------------------------------------------------------------------------- */
+/* --- rooms_user.c ------------------------------------------------------------------------- */
 void cd_known_user_stop(struct cd_known_user *u);
 /** Keep the token of a user who is around. @return NULL: has none, or out of memory */
 struct cd_known_user *cd_known_user_note(struct cd_rooms *r, struct cd_principal *who);

@@ -21,7 +21,8 @@ static bool is_object(struct cd_str text)
     return cd_json_valid(text, 32) && cd_json_kind(text) == CD_JSON_OBJECT;
 }
 
-static uint64_t get(struct cd_known_user *u, const char *const *parts, long timeout_ms, cd_fetch_fn fn)
+static uint64_t get(struct cd_known_user *u, const char *const *parts, long timeout_ms,
+                    cd_fetch_fn fn)
 {
     char *url = cd_rooms_url(u->rooms, parts);
     struct cd_fetch_req req = {.method = "GET", .url = url, .bearer = u->principal->matrix_token,
@@ -32,7 +33,7 @@ static uint64_t get(struct cd_known_user *u, const char *const *parts, long time
     return id;
 }
 
-/* --- joined rooms -------------------------------------------------------------------------------- */
+/* --- joined rooms ------------------------------------------------------------------------- */
 
 static void on_joined_rooms(void *arg, const struct cd_fetch_res *res)
 {
@@ -64,7 +65,7 @@ static void on_joined_rooms(void *arg, const struct cd_fetch_res *res)
     }
 }
 
-/* --- ignored users ------------------------------------------------------------------------------- */
+/* --- ignored users ------------------------------------------------------------------------ */
 
 static bool is_ignored(const struct cd_known_user *u, const char *user_id)
 {
@@ -160,7 +161,7 @@ void cd_rooms_ignored(struct cd_rooms *r, const char *user_id, const char *by_us
     u->waiters = w;
 }
 
-/* --- tokens -------------------------------------------------------------------------------------- */
+/* --- tokens ------------------------------------------------------------------------------- */
 
 static void on_sweep(void *arg)
 {
