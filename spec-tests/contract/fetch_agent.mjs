@@ -3,13 +3,15 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import { FakeHomeserver } from '../lib/fake-homeserver.mjs';
 import { MatrixUser } from '../lib/matrix.mjs';
 import { until } from '../lib/until.mjs';
 
-const program = process.env.FETCH_AGENT ??
-  new URL('../../build/spec-tests/contract/fetch_agent', import.meta.url).pathname;
+const build = process.env.BUILD_DIR ?? fileURLToPath(new URL('../../build', import.meta.url));
+const program = process.env.FETCH_AGENT ?? join(build, 'spec-tests/contract/fetch_agent');
 
 /** Is this run against a real homeserver (one that lets anybody register)? Faults are skipped then. */
 export const real = Boolean(process.env.HOMESERVER_URL);

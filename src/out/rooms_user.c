@@ -94,7 +94,7 @@ static void answer_waiters(struct cd_known_user *u)
 static void read_ignored(struct cd_known_user *u, struct cd_str body)
 {
     struct cd_str users, key, value;
-    char id[256];
+    char id[256], **fitting;
     size_t pos = 0;
 
     cd_known_user_clear_ignored(u);
@@ -110,6 +110,12 @@ static void read_ignored(struct cd_known_user *u, struct cd_str body)
         u->ignored[u->n_ignored] = strdup(id);
         if (u->ignored[u->n_ignored])
             u->n_ignored++;
+    }
+    if (u->n_ignored == 0) {
+        free(u->ignored);
+        u->ignored = NULL;
+    } else if ((fitting = realloc(u->ignored, u->n_ignored * sizeof(*fitting)))) {
+        u->ignored = fitting; /* most people ignore few */
     }
 }
 
