@@ -461,11 +461,13 @@ static void take_fence(struct pg_store *s, const PGresult *res)
 
 static void prepare_failed(struct pg_store *s, const PGresult *res)
 {
+    const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 
-    cd_log(CD_LOG_ERROR, "store", "pg.prepare", NULL,
-           "%s (is the schema there? matrix-calld migrate makes it)", text ? text : "no text");
-    cd_pgconn_reset(s->write, "the schema does not fit");
+    if (state && strncmp(state, "42", 2) == 0) /* no such table, column or right */
+        cd_log(CD_LOG_ERROR, "store", "pg.schema", NULL,
+               "%s: matrix-calld migrate makes the schema that this version needs", text ? text : state);
+    cd_pgconn_reset(s->write, "the connection could not be prepared");
 }
 
 static void on_prepare(struct pg_store *s, const struct pg_expect *e, const PGresult *res)

@@ -1,0 +1,426 @@
+/* store_pg_test.c -- what only a database can suffer: lost connections, lost answers, rivals, absence.
+ * Needs CALLD_TEST_DATABASE_URL (TCP on loopback). */
+#define TAP_SECONDS 90
+#include "tap.h"
+
+#include <stdlib.h>
+
+#include "store_await.h"
+#include "store_kit.h"
+#include "store_proxy.h"
+
+static char part_host[128], part_port[16], part_user[64], part_db[64], part_password[64];
+
+static void split_url(void)
+{
+    PQconninfoOption *all = PQconninfoParse(kit_url, NULL);
+    const struct {
+        const char *key;
+        char *to;
+        size_t size;
+    } want[] = {{"host", part_host, sizeof part_host}, {"port", part_port, sizeof part_port},
+                {"user", part_user, sizeof part_user}, {"dbname", part_db, sizeof part_db},
+                {"password", part_password, sizeof part_password}};
+
+    for (PQconninfoOption *o = all; o && o->keyword; o++)
+        for (size_t i = 0; i < sizeof want / sizeof want[0]; i++)
+            if (o->val && strcmp(o->keyword, want[i].key) == 0)
+                snprintf(want[i].to, want[i].size, "%s", o->val);
+    PQconninfoFree(all);
+}
+
+static const char *url_at(const char *host, int port)
+{
+    static char url[512];
+
+    snprintf(url, sizeof url, "host=%s port=%d user=%s dbname=%s password='%s'", host, port, part_user, part_db,
+             part_password);
+    return url;
+}
+
+static struct cd_store *open_at(const char *url, const char *schema, size_t max_queue, struct kit_done *ready)
+{
+    const struct cd_pg_conf conf = {.url = url, .schema = schema, .max_queue = max_queue};
+
+    memset(ready, 0, sizeof *ready);
+    return cd_store_pg_open(await.loop, &conf, kit_on_done, ready);
+}
+
+static void kill_writers(void)
+{
+    free(kit_sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                 " WHERE application_name LIKE 'matrix-calld write%'"));
+}
+
+static long long events_of(const char *room)
+{
+    char sql[256];
+
+    snprintf(sql, sizeof sql, "SELECT count(*) FROM %s.call_events e JOIN %s.call_sessions s"
+                              " ON s.id = e.call_session_id WHERE s.room_id LIKE '%s%%'",
+             kit_schema, kit_schema, room);
+    return kit_sql_int(sql);
+}
+
+#define MANY 300
+
+/* The backend is killed again and again under load: every change is in, and is in once. */
+static void a_killed_backend_costs_nothing(void)
+{
+    struct cd_store *s = kit_open_pg(kit_url);
+    static struct cd_call *c[MANY];
+    static struct kit_commit r[MANY];
+    struct cd_store_stats st;
+    char room[40];
+    int bad = 0;
+
+    if (!CHECK(s))
+        return;
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < MANY; i++) {
+            snprintf(room, sizeof room, "!killed%d:x", i);
+            if (round == 0)
+                c[i] = kit_call(room, "@a:x", "@b:x");
+            else
+                c[i]->status = CD_ACCEPTED;
+            kit_submit(s, kit_change(c[i], (uint64_t)round), &r[i]);
+            if (i % 60 == 30) {
+                do {
+                    await_yield(); /* the batch is on its way */
+                    s->ops->stats(s, &st);
+                } while (!st.connected);
+                kill_writers();
+            }
+            if (i % 25 == 0)
+                await_yield();
+        }
+        for (int i = 0; i < MANY; i++) {
+            UNTIL(r[i].done);
+            bad += r[i].rc != CD_STORE_OK;
+        }
+    }
+    CHECK_INT(bad, 0);
+    CHECK_INT(events_of("!killed"), 2 * MANY);
+    s->ops->stats(s, &st);
+    CHECK(st.reconnects >= 5);
+    CHECK(st.connected);
+    for (int i = 0; i < MANY; i++)
+        cd_call_free(c[i]);
+    s->ops->close(s);
+}
+
+/* The transaction commits, but its answer is lost: it must not be written again, nor be called lost. */
+static void a_lost_answer_is_not_a_lost_change(void)
+{
+    struct proxy p;
+    struct cd_store *s;
+    struct cd_call *c = kit_call("!lost:x", "@a:x", "@b:x"), *d = kit_call("!lost2:x", "@a:x", "@b:x");
+    struct kit_commit r[3];
+    struct kit_done ready;
+    struct cd_change *ch;
+    size_t before;
+
+    if (!CHECK(proxy_init(&p, atoi(part_port))) || !CHECK(proxy_listen(&p)))
+        return;
+    s = open_at(url_at("127.0.0.1", p.port), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(ready.rc, CD_STORE_OK);
+    CHECK_INT(kit_put(s, kit_change(c, 0)), CD_STORE_OK);
+
+    for (int round = 0; round < 3; round++) {
+        proxy_swallow(&p, true);
+        before = p.swallowed;
+        c->status = round % 2 ? CD_CONNECTED : CD_ACCEPTED;
+        ch = kit_change(c, c->version);
+        kit_hash(ch, 0, round == 0 ? "$l0" : round == 1 ? "$l1" : "$l2");
+        kit_submit(s, ch, &r[0]);
+        UNTIL(p.swallowed > before && events_of("!lost:") == 2 + round); /* it is in, nobody was told */
+        CHECK(!r[0].done);
+        proxy_swallow(&p, false);
+        proxy_cut_all(&p);
+        UNTIL(r[0].done);
+        CHECK_INT(r[0].rc, CD_STORE_OK);
+        CHECK_INT(events_of("!lost:"), 2 + round);
+    }
+    /* the same for a batch whose ops had to be judged one by one */
+    proxy_swallow(&p, true);
+    kit_submit(s, kit_change(d, 0), &r[0]);
+    c->version = 1;
+    kit_submit(s, kit_change(c, 1), &r[1]); /* lost race: fails the batch */
+    UNTIL(p.swallowed > before);
+    proxy_swallow(&p, false);
+    proxy_cut_all(&p);
+    UNTIL(r[0].done && r[1].done);
+    CHECK_INT(r[0].rc, CD_STORE_OK);
+    CHECK_INT(r[1].rc, CD_STORE_LOST_RACE);
+    CHECK_INT(events_of("!lost2"), 1);
+    cd_call_free(c);
+    cd_call_free(d);
+    s->ops->close(s);
+    proxy_done(&p);
+}
+
+/* Loads that were under way are asked again. */
+static void a_lost_read_is_read_again(void)
+{
+    struct proxy p;
+    struct cd_store *s;
+    struct cd_call *c = kit_call("!reread:x", "@a:x", "@b:x");
+    struct kit_done ready;
+
+    if (!CHECK(proxy_init(&p, atoi(part_port))) || !CHECK(proxy_listen(&p)))
+        return;
+    s = open_at(url_at("127.0.0.1", p.port), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(kit_put(s, kit_change(c, 0)), CD_STORE_OK);
+    cd_stored_call_free(kit_load(s, c->id));
+    proxy_swallow(&p, true);
+    p.swallowed = 0;
+    kit_loaded.done = false;
+    s->ops->load_call(s, c->id, kit_on_load, NULL);
+    UNTIL(p.swallowed > 0);
+    proxy_swallow(&p, false);
+    proxy_cut_all(&p);
+    UNTIL(kit_loaded.done);
+    CHECK_INT(kit_loaded.rc, CD_STORE_OK);
+    if (CHECK(kit_loaded.call))
+        CHECK_INT(kit_loaded.call->n_events, 1);
+    cd_stored_call_free(kit_loaded.call);
+    cd_call_free(c);
+    s->ops->close(s);
+    proxy_done(&p);
+}
+
+/* --- two daemons on one database ------------------------------------------------------------------- */
+
+#define RACES 40
+
+static void two_stores_race_and_one_wins(void)
+{
+    struct cd_store *s[2] = {kit_open_pg(kit_url), kit_open_pg(kit_url)};
+    static struct cd_call *c[RACES][2];
+    static struct kit_commit r[RACES][2];
+    char room[40], event[40];
+    int won = 0, lost = 0, told = 0;
+
+    if (!CHECK(s[0] && s[1]))
+        return;
+    for (int i = 0; i < RACES; i++) { /* the same pair rings each other */
+        snprintf(room, sizeof room, "!race%d:x", i);
+        for (int k = 0; k < 2; k++) {
+            c[i][k] = kit_call(room, k ? "@a:x" : "@b:x", k ? "@b:x" : "@a:x");
+            kit_submit(s[k], kit_change(c[i][k], 0), &r[i][k]);
+        }
+    }
+    for (int i = 0; i < RACES; i++) {
+        UNTIL(r[i][0].done && r[i][1].done);
+        for (int k = 0; k < 2; k++) {
+            won += r[i][k].rc == CD_STORE_OK;
+            lost += r[i][k].rc == CD_STORE_CALL_EXISTS;
+            told += r[i][k].rc == CD_STORE_CALL_EXISTS && strcmp(r[i][k].live, c[i][!k]->id) == 0;
+        }
+    }
+    CHECK_INT(won, RACES);
+    CHECK_INT(lost, RACES);
+    CHECK_INT(told, RACES);
+    won = lost = 0;
+    for (int i = 0; i < RACES; i++) { /* both answer the call that won; a Matrix event for every other */
+        struct cd_call *w = c[i][r[i][0].rc == CD_STORE_OK ? 0 : 1];
+
+        for (int k = 0; k < 2; k++) {
+            struct cd_change *ch;
+
+            w->status = CD_ACCEPTED;
+            ch = kit_change(w, 1);
+            snprintf(event, sizeof event, "$race%d", i);
+            if (i % 2)
+                kit_hash(ch, 0, event);
+            kit_submit(s[k], ch, &r[i][k]);
+        }
+    }
+    for (int i = 0; i < RACES; i++) {
+        UNTIL(r[i][0].done && r[i][1].done);
+        for (int k = 0; k < 2; k++) {
+            won += r[i][k].rc == CD_STORE_OK;
+            lost += r[i][k].rc == (i % 2 ? CD_STORE_DUPLICATE : CD_STORE_LOST_RACE);
+        }
+    }
+    CHECK_INT(won, RACES);
+    CHECK_INT(lost, RACES);
+    CHECK_INT(events_of("!race"), 2 * RACES);
+    for (int i = 0; i < RACES; i++)
+        for (int k = 0; k < 2; k++)
+            cd_call_free(c[i][k]);
+    s[0]->ops->close(s[0]);
+    s[1]->ops->close(s[1]);
+}
+
+/* --- batches --------------------------------------------------------------------------------------- */
+
+static void what_arrives_meanwhile_shares_a_batch(void)
+{
+    struct cd_store *s = kit_open_pg(kit_url);
+    static struct cd_call *c[1000];
+    static struct kit_commit r[1000];
+    struct cd_store_stats st;
+    char room[40];
+    int ok = 0;
+
+    if (!CHECK(s))
+        return;
+    for (int i = 0; i < 1000; i++) {
+        snprintf(room, sizeof room, "!batch%d:x", i);
+        c[i] = kit_call(room, "@a:x", "@b:x");
+        kit_submit(s, kit_change(c[i], 0), &r[i]);
+    }
+    for (int i = 0; i < 1000; i++) {
+        UNTIL(r[i].done);
+        ok += r[i].rc == CD_STORE_OK;
+        cd_call_free(c[i]);
+    }
+    s->ops->stats(s, &st);
+    CHECK_INT(ok, 1000);
+    CHECK(st.batches <= 8);
+    CHECK_INT(st.batch_reruns, 0);
+    s->ops->close(s);
+}
+
+/* --- absence --------------------------------------------------------------------------------------- */
+
+static void without_a_database_the_answer_is_down(void)
+{
+    struct proxy p;
+    struct cd_store *s;
+    struct cd_call *c = kit_call("!down:x", "@a:x", "@b:x");
+    struct kit_done ready, flushed = {0};
+    struct kit_commit r[4];
+    struct kit_all all = {0};
+    struct cd_store_stats st;
+
+    if (!CHECK(proxy_init(&p, 1)))
+        return;
+    s = open_at(url_at("127.0.0.1", p.port), kit_schema, 3, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(ready.rc, CD_STORE_DOWN);
+    for (int i = 0; i < 4; i++)
+        kit_submit(s, kit_change(c, 0), &r[i]);
+    CHECK(!r[3].done);
+    UNTIL(r[3].done);
+    CHECK_INT(r[3].rc, CD_STORE_FULL); /* max_queue is 3 */
+    CHECK(!r[0].done);
+    s->ops->load_live(s, kit_on_all, &all);
+    s->ops->flush(s, kit_on_done, &flushed);
+    s->ops->stats(s, &st);
+    CHECK(!st.connected);
+    UNTIL(r[0].done && r[1].done && r[2].done && all.done && flushed.done);
+    CHECK_INT(r[0].rc, CD_STORE_DOWN);
+    CHECK_INT(r[2].rc, CD_STORE_DOWN);
+    CHECK_INT(all.rc, CD_STORE_DOWN);
+    CHECK_INT(flushed.rc, CD_STORE_DOWN);
+    CHECK_INT(events_of("!down"), 0);
+    cd_call_free(c);
+    s->ops->close(s);
+    proxy_done(&p);
+}
+
+static void changes_wait_for_a_database_that_comes(void)
+{
+    struct proxy p;
+    struct cd_store *s;
+    struct cd_call *c = kit_call("!later:x", "@a:x", "@b:x");
+    struct kit_done ready;
+    struct kit_commit r;
+    struct cd_stored_call *sc;
+
+    if (!CHECK(proxy_init(&p, atoi(part_port))))
+        return;
+    s = open_at(url_at("127.0.0.1", p.port), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(ready.rc, CD_STORE_DOWN);
+    kit_submit(s, kit_change(c, 0), &r);
+    CHECK(proxy_listen(&p));
+    UNTIL(r.done);
+    CHECK_INT(r.rc, CD_STORE_OK);
+    sc = kit_load(s, c->id);
+    CHECK(sc);
+    cd_stored_call_free(sc);
+    cd_call_free(c);
+    s->ops->close(s);
+    proxy_done(&p);
+}
+
+static void a_missing_schema_is_waited_for(void)
+{
+    char schema[80], sql[160];
+    struct cd_migrate_conf conf = {.url = kit_url, .schema = schema, .to = -1, .wait = true};
+    struct cd_call *c = kit_call("!schema:x", "@a:x", "@b:x");
+    struct cd_store *s;
+    struct kit_done ready;
+    struct kit_commit r;
+    struct cd_err err;
+
+    snprintf(schema, sizeof schema, "%s_late", kit_schema);
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    s = open_at(kit_url, schema, 0, &ready);
+    UNTIL(ready.done);
+    cd_log_setup(CD_LOG_ERROR, 0);
+    CHECK_INT(ready.rc, CD_STORE_DOWN);
+    kit_submit(s, kit_change(c, 0), &r);
+    CHECK_INT(cd_migrate(&conf, NULL, &err), CD_OK);
+    UNTIL(r.done);
+    CHECK_INT(r.rc, CD_STORE_OK);
+    cd_call_free(c);
+    s->ops->close(s);
+    snprintf(sql, sizeof sql, "SET client_min_messages = error; DROP SCHEMA %s CASCADE", schema);
+    free(kit_sql(sql));
+}
+
+static void host_names_are_resolved_off_the_loop(void)
+{
+    struct cd_store *s;
+    struct kit_done ready;
+
+    if (strcmp(part_host, "127.0.0.1") != 0)
+        TAP_SKIP("the test database is not on 127.0.0.1");
+    s = open_at(url_at("localhost", atoi(part_port)), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(ready.rc, CD_STORE_OK);
+    s->ops->close(s);
+    s = open_at(url_at("no-such-host.invalid", 1), kit_schema, 0, &ready);
+    s->ops->close(s); /* while the name is being looked up */
+    s = open_at(url_at("127.0.0.2,localhost", atoi(part_port)), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(ready.rc, CD_STORE_OK);
+    s->ops->close(s);
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    CHECK(!open_at("postgresql://u:secret@[x", kit_schema, 0, &ready));
+    cd_log_setup(CD_LOG_ERROR, 0);
+}
+
+static void all(void)
+{
+    TAP_RUN(a_killed_backend_costs_nothing);
+    TAP_RUN(a_lost_answer_is_not_a_lost_change);
+    TAP_RUN(a_lost_read_is_read_again);
+    TAP_RUN(two_stores_race_and_one_wins);
+    TAP_RUN(what_arrives_meanwhile_shares_a_batch);
+    TAP_RUN(without_a_database_the_answer_is_down);
+    TAP_RUN(changes_wait_for_a_database_that_comes);
+    TAP_RUN(a_missing_schema_is_waited_for);
+    TAP_RUN(host_names_are_resolved_off_the_loop);
+}
+
+int main(void)
+{
+    if (!kit_start())
+        return 1;
+    if (!kit_use_postgres()) {
+        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
+        return 0;
+    }
+    split_url();
+    if (!await_run(all))
+        return 1;
+    kit_end();
+    return tap_done();
+}
