@@ -26,7 +26,7 @@ static struct cd_listener *listeners[3];
 static struct cd_timer stop_timer;
 static unsigned cancelled, ws_opened, ws_closed, ws_drained, handled;
 
-/* --- principals: the tests need none, http.c only counts references ----------------------------- */
+/* --- principals: the tests need none, http.c only counts references ------------------ */
 
 struct cd_principal *cd_principal_ref(struct cd_principal *p)
 {
@@ -40,7 +40,7 @@ void cd_principal_unref(struct cd_principal *p)
         free(p);
 }
 
-/* --- later: something happens to a request after a while ------------------------------------------- */
+/* --- later: something happens to a request after a while ----------------------------- */
 
 struct later {
     struct cd_timer timer;
@@ -106,7 +106,7 @@ static int number(struct cd_req *req, const char *name, int otherwise)
     return text ? (int)strtol(text, NULL, 10) : otherwise;
 }
 
-/* --- routes ------------------------------------------------------------------------------------------ */
+/* --- routes -------------------------------------------------------------------------- */
 
 static enum cd_rc hello(void *self, struct cd_req *req)
 {
@@ -243,6 +243,23 @@ static enum cd_rc refused(void *self, struct cd_req *req)
     return CD_E_LIMITED;
 }
 
+struct peer {
+    struct cd_ws *ws;
+    struct peer *next;
+    char facts[4096];
+};
+
+static struct peer *peers;
+
+static size_t queued(void)
+{
+    size_t n = 0;
+
+    for (const struct peer *p = peers; p; p = p->next)
+        n += cd_ws_queued(p->ws);
+    return n;
+}
+
 static enum cd_rc stats(void *self, struct cd_req *req)
 {
     struct cd_http_stats s;
@@ -254,11 +271,12 @@ static enum cd_rc stats(void *self, struct cd_req *req)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
     cd_buf_init(&b, 4096);
     cd_buf_addf(&b, "{\"parked\":%llu,\"connections\":%llu,\"refused\":%llu,\"cancelled\":%u,"
-                "\"wsOpened\":%u,\"wsClosed\":%u,\"wsDrained\":%u,\"ws\":%zu,\"cpuMs\":%lld,"
+                "\"wsOpened\":%u,\"wsClosed\":%u,\"wsDrained\":%u,\"ws\":%zu,\"wsQueued\":%zu,"
+                "\"cpuMs\":%lld,"
                 "\"addresses\":%zu,\"handled\":%u,\"backend\":\"%s\"}",
                 (unsigned long long)s.parked_now, (unsigned long long)s.connections_now,
                 (unsigned long long)s.refused, cancelled, ws_opened, ws_closed, ws_drained,
-                cd_ws_count(), (long long)cpu.tv_sec * 1000 + cpu.tv_nsec / 1000000,
+                cd_ws_count(), queued(), (long long)cpu.tv_sec * 1000 + cpu.tv_nsec / 1000000,
                 cd_peers_addresses(), handled, cd_loop_backend(loop));
     cd_req_reply_json(req, 200, &b);
     return CD_OK;
@@ -317,12 +335,8 @@ static enum cd_rc judge_token(void *self, struct cd_req *req, enum cd_auth kind)
     return CD_PENDING;
 }
 
-/* --- WebSockets: an echo that takes a few orders -------------------------------------------------------- */
+/* --- WebSockets: an echo that takes a few orders ------------------------------------- */
 
-struct peer {
-    struct cd_ws *ws;
-    char facts[4096];
-};
 
 static void *ws_open(void *self, struct cd_ws *ws, const struct cd_ws_hello *hello_msg, int *status,
                      char *why, size_t why_size)
@@ -345,6 +359,8 @@ static void *ws_open(void *self, struct cd_ws *ws, const struct cd_ws_hello *hel
     if (!p)
         return NULL;
     p->ws = ws;
+    p->next = peers;
+    peers = p;
     cd_buf_init(&b, sizeof(p->facts));
     cd_buf_adds(&b, "{\"target\":");
     cd_buf_add_jsons(&b, hello_msg->target);
@@ -386,12 +402,31 @@ static void flood(struct peer *p, const char *text)
     free(body);
 }
 
+/* "fill": numbered messages until the socket takes no more, 20 after that, then "filled N". */
+static void fill(struct peer *p)
+{
+    static char body[20000];
+    int more = 20, n = 0;
+
+    memset(body, 'f', sizeof(body));
+    while (more > 0 && n < 5000) {
+        body[snprintf(body, 16, "%d", n++)] = ' ';
+        if (!cd_ws_send(p->ws, body, sizeof(body)))
+            return;
+        more -= cd_ws_queued(p->ws) > 0;
+    }
+    snprintf(body, sizeof(body), "filled %d", n);
+    cd_ws_send(p->ws, body, strlen(body));
+}
+
 static void ws_text(void *user, char *text, size_t n)
 {
     struct peer *p = user;
 
     if (strncmp(text, "flood ", 6) == 0)
         flood(p, text);
+    else if (strcmp(text, "fill") == 0)
+        fill(p);
     else if (strncmp(text, "close ", 6) == 0)
         cd_ws_close(p->ws, (uint16_t)strtoul(text + 6, NULL, 10), "as ordered");
     else
@@ -406,6 +441,12 @@ static void ws_binary(void *user, const void *bytes, size_t n)
 static void ws_close(void *user)
 {
     ws_closed++;
+    for (struct peer **at = &peers; *at; at = &(*at)->next) {
+        if (*at == user) {
+            *at = (*at)->next;
+            break;
+        }
+    }
     free(user);
 }
 
@@ -417,7 +458,7 @@ static void ws_drain(void *user)
 
 static const struct cd_ws_ops ws_ops = {ws_open, ws_ready, ws_text, ws_binary, ws_close, ws_drain};
 
-/* --- life --------------------------------------------------------------------------------------------------- */
+/* --- life ---------------------------------------------------------------------------- */
 
 static int patience;
 

@@ -12,7 +12,6 @@
 
 #include <fcntl.h>
 #include <microhttpd.h>
-#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,11 +27,9 @@
 #include "in/http_priv.h"
 #include "in/http_raw.h"
 #include "in/linger.h"
-#include "in/peers.h"
 #include "in/ws.h"
 
 #define PUMP_ROUNDS 8          /* then other sources get their turn */
-#define HEAD_DEADLINE_MS 20000 /* from the first byte of a request, or the connection, to its head */
 #define HANDSHAKE_MAX 32768
 
 struct http_daemon {
@@ -53,13 +50,11 @@ struct http_upgrade {
     struct cd_bridge *bridge;
 };
 
-/* --- pumping ---------------------------------------------------------------------------------------- */
-
-static void touch(struct http_daemon *d);
+/* --- pumping ------------------------------------------------------------------------- */
 
 static void pump_timer(void *arg)
 {
-    touch(arg);
+    cd_http_touch(arg);
 }
 
 static void pump(void *arg)
@@ -80,14 +75,13 @@ static void pump(void *arg)
     }
     d->pumping = false;
     if (timed && left_ms == 0)
-        touch(d);
+        cd_http_touch(d);
     else if (timed && !d->timer.slot)
         cd_timer_set(d->http->loop, &d->timer, left_ms > 1000 ? (int64_t)left_ms : 1000,
                      pump_timer, d);
 }
 
-/* Pump soon, once, outside the present call stack. */
-static void touch(struct http_daemon *d)
+void cd_http_touch(struct http_daemon *d)
 {
     if (d->dirty)
         return;
@@ -101,64 +95,19 @@ static void touch(struct http_daemon *d)
 static void readable(void *arg, uint32_t events)
 {
     (void)events;
-    touch(arg);
+    cd_http_touch(arg);
 }
 
-/* --- connections ------------------------------------------------------------------------------------ */
-
-static void head_too_slow(void *arg)
-{
-    struct http_conn *conn = arg;
-
-    shutdown(conn->fd, SHUT_RDWR);
-    touch(conn->daemon);
-}
+/* --- connections --------------------------------------------------------------------- */
 
 static void conn_started(struct http_daemon *d, struct MHD_Connection *mc, void **ctx)
 {
-    const union MHD_ConnectionInfo *info;
-    struct http_conn *conn = calloc(1, sizeof(*conn));
+    const union MHD_ConnectionInfo *fd =
+        MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const union MHD_ConnectionInfo *addr =
+        MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
 
-    *ctx = conn;
-    if (!conn)
-        return;
-    conn->http = d->http;
-    conn->daemon = d;
-    info = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CONNECTION_FD);
-    conn->fd = info ? info->connect_fd : -1;
-    info = MHD_get_connection_info(mc, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
-    cd_proxy_peer(info ? info->client_addr : NULL,
-                  info && info->client_addr && info->client_addr->sa_family == AF_INET6
-                      ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in),
-                  conn->peer_ip);
-    conn->trusted = cd_proxy_trusts(&d->http->proxy, conn->peer_ip);
-    if (d->http->adopt_counted) { /* from now on this connection answers for it */
-        snprintf(conn->counted_ip, sizeof(conn->counted_ip), "%s", conn->peer_ip);
-        d->http->adopt_counted = false;
-    }
-    conn->next = d->http->conns;
-    if (conn->next)
-        conn->next->prev = conn;
-    d->http->conns = conn;
-    d->http->stats.connections_now++;
-    cd_timer_set(d->http->loop, &conn->head_timer, HEAD_DEADLINE_MS, head_too_slow, conn);
-}
-
-static void conn_ended(struct http_conn *conn)
-{
-    struct cd_http *http = conn->http;
-
-    if (conn->next)
-        conn->next->prev = conn->prev;
-    if (conn->prev)
-        conn->prev->next = conn->next;
-    else
-        http->conns = conn->next;
-    http->stats.connections_now--;
-    cd_timer_cancel(http->loop, &conn->head_timer);
-    if (conn->counted_ip[0])
-        cd_peers_give(conn->counted_ip);
-    free(conn);
+    *ctx = cd_http_conn_new(d->http, d, fd ? fd->connect_fd : -1, addr ? addr->client_addr : NULL);
 }
 
 static void on_connection(void *cls, struct MHD_Connection *mc, void **ctx,
@@ -167,7 +116,7 @@ static void on_connection(void *cls, struct MHD_Connection *mc, void **ctx,
     if (code == MHD_CONNECTION_NOTIFY_STARTED)
         conn_started(cls, mc, ctx);
     else if (*ctx)
-        conn_ended(*ctx);
+        cd_http_conn_free(*ctx);
 }
 
 static struct http_conn *conn_of(struct MHD_Connection *mc)
@@ -178,7 +127,7 @@ static struct http_conn *conn_of(struct MHD_Connection *mc)
     return info ? info->socket_context : NULL;
 }
 
-/* --- a request's begin and end ------------------------------------------------------------------------ */
+/* --- a request's begin and end ------------------------------------------------------- */
 
 /* The raw target is only to be had here: what the handler gets has been decoded, and cut at %00. */
 static void *on_target(void *cls, const char *uri, struct MHD_Connection *mc)
@@ -204,8 +153,7 @@ static void *on_target(void *cls, const char *uri, struct MHD_Connection *mc)
         req->next->prev = req;
     d->http->reqs = req;
     conn->busy = true;
-    if (!conn->head_timer.slot)
-        cd_timer_set(d->http->loop, &conn->head_timer, HEAD_DEADLINE_MS, head_too_slow, conn);
+    cd_http_conn_expect_head(conn);
     return req;
 }
 
@@ -237,10 +185,10 @@ static void on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
     cd_req_clear(req);
     free(req);
     if (http->draining)
-        touch(cls);
+        cd_http_touch(cls);
 }
 
-/* --- answers ------------------------------------------------------------------------------------------- */
+/* --- answers ------------------------------------------------------------------------- */
 
 static bool has_header(const struct cd_req *req, const char *name)
 {
@@ -346,7 +294,7 @@ void cd_http_answered(struct cd_req *req)
     req->suspended = false;
     req->http->stats.parked_now--;
     MHD_resume_connection(req->mc);
-    touch(req->daemon);
+    cd_http_touch(req->daemon);
 }
 
 static enum MHD_Result suspend(struct cd_req *req)
@@ -368,7 +316,7 @@ void cd_http_watch(struct cd_req *req)
     req->watch = cd_io_add(req->http->loop, req->conn->fd, EPOLLRDHUP | EPOLLET, peer_left, req);
 }
 
-/* --- upgrades ------------------------------------------------------------------------------------------- */
+/* --- upgrades ------------------------------------------------------------------------ */
 
 static void bridge_closed(void *arg)
 {
@@ -381,7 +329,7 @@ static void bridge_closed(void *arg)
     else
         up->http->upgrades = up->next;
     MHD_upgrade_action(up->urh, MHD_UPGRADE_ACTION_CLOSE);
-    touch(up->daemon);
+    cd_http_touch(up->daemon);
     free(up);
 }
 
@@ -436,7 +384,7 @@ static enum MHD_Result upgrade(struct cd_req *req)
     return ok;
 }
 
-/* --- a request's course ------------------------------------------------------------------------------------ */
+/* --- a request's course -------------------------------------------------------------- */
 
 static enum MHD_Result follow(struct cd_req *req, enum http_verdict verdict)
 {
@@ -527,7 +475,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const ch
     return req->answered && !req->queued ? send_answer(req) : MHD_YES;
 }
 
-/* --- headers ------------------------------------------------------------------------------------------------ */
+/* --- headers ------------------------------------------------------------------------- */
 
 const char *cd_http_header(const struct cd_req *req, const char *name)
 {
@@ -558,7 +506,7 @@ unsigned cd_http_header_count(const struct cd_req *req, const char *name)
     return c.n;
 }
 
-/* --- wiring --------------------------------------------------------------------------------------------------- */
+/* --- wiring -------------------------------------------------------------------------- */
 
 static void says(void *cls, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 static void says(void *cls, const char *fmt, va_list ap)
@@ -571,7 +519,7 @@ static void says(void *cls, const char *fmt, va_list ap)
     cd_log(CD_LOG_DEBUG, "in", "mhd.log", NULL, "%s", line);
 }
 
-static struct http_daemon *daemon_new(struct cd_http *http, enum cd_role role, unsigned idle_s)
+struct http_daemon *cd_http_daemon_new(struct cd_http *http, enum cd_role role, unsigned idle_s)
 {
     struct http_daemon *d = calloc(1, sizeof(*d));
     const union MHD_DaemonInfo *info;
@@ -601,164 +549,28 @@ static struct http_daemon *daemon_new(struct cd_http *http, enum cd_role role, u
     return NULL;
 }
 
-struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *conf)
+void cd_http_daemon_free(struct http_daemon *d)
 {
-    struct cd_http *http = calloc(1, sizeof(*http));
-    struct cd_err err = {0};
-
-    if (!http)
-        return NULL;
-    http->loop = loop;
-    http->prefix = strdup(conf->path_prefix ? conf->path_prefix : "");
-    http->cors_origins = strdup(conf->cors_origins ? conf->cors_origins : "*");
-    http->header_bytes = conf->header_bytes ? conf->header_bytes : 16384;
-    http->max_connections = conf->max_connections ? conf->max_connections : 60000;
-    http->body_budget = conf->body_bytes;
-    http->router = cd_router_new();
-    cd_peers_limit(conf->per_ip);
-    if (cd_proxy_parse(&http->proxy, conf->trust_proxy, &err) != CD_OK)
-        cd_log(CD_LOG_ERROR, "in", "http.proxy", NULL, "%s", err.text);
-    http->daemons[0] = daemon_new(http, CD_ROLE_PUBLIC, 75);
-    http->daemons[1] = daemon_new(http, CD_ROLE_APPSERVICE, 330);
-    http->daemons[2] = daemon_new(http, CD_ROLE_CONTROL, 75);
-    if (http->prefix && http->cors_origins && http->router && http->daemons[0] &&
-        http->daemons[1] && http->daemons[2])
-        return http;
-    cd_http_free(http);
-    return NULL;
-}
-
-void cd_http_set_auth(struct cd_http *http, cd_auth_fn fn, void *self)
-{
-    http->auth = fn;
-    http->auth_self = self;
-}
-
-enum cd_rc cd_http_add_routes(struct cd_http *http, const struct cd_route *routes, void *self)
-{
-    return cd_router_add(http->router, routes, self);
-}
-
-static struct http_daemon *daemon_of(struct cd_http *http, enum cd_role role)
-{
-    for (size_t i = 0; i < 3; i++) {
-        if (http->daemons[i] && http->daemons[i]->role == role)
-            return http->daemons[i];
-    }
-    return NULL;
-}
-
-/* Say why before hanging up: a bare close looks like a crash. */
-static void turn_away(struct cd_http *http, int fd, enum cd_rc rc, const char *text)
-{
-    struct cd_err err = {0};
-    struct cd_buf b;
-
-    cd_fail(&err, rc, "%s", text);
-    err.retry_after_ms = 5000;
-    cd_buf_init(&b, 8192);
-    cd_http_raw_error(&b, &err, cd_rc_status(rc),
-                      cd_cors_any(http->cors_origins) ? "*" : NULL, NULL);
-    cd_http_raw_send(fd, &b);
-    cd_buf_done(&b);
-    http->stats.refused++;
-    shutdown(fd, SHUT_WR);
-    cd_linger(http->loop, fd);
-}
-
-void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct sockaddr *addr,
-                   socklen_t addr_len)
-{
-    struct http_daemon *d = daemon_of(http, role);
-    char ip[CD_IP_LEN];
-
-    if (!d || http->draining) {
-        turn_away(http, fd, CD_E_OVERLOADED, "The server is stopping.");
+    if (!d)
         return;
-    }
-    cd_proxy_peer(addr, addr_len, ip);
-    http->adopt_counted = role == CD_ROLE_PUBLIC && !cd_proxy_trusts(&http->proxy, ip);
-    if (http->adopt_counted && !cd_peers_take(ip)) {
-        http->adopt_counted = false;
-        turn_away(http, fd, CD_E_LIMITED, "Too many connections from your address.");
-        return;
-    }
+    cd_timer_cancel(d->http->loop, &d->timer);
+    cd_io_del(d->io);
+    MHD_stop_daemon(d->mhd);
+    free(d);
+}
+
+void cd_http_daemon_add(struct http_daemon *d, int fd, const struct sockaddr *addr, socklen_t addr_len)
+{
     MHD_add_connection(d->mhd, fd, addr, addr_len); /* closes the descriptor itself when it fails */
-    if (http->adopt_counted) {
-        http->adopt_counted = false;
-        cd_peers_give(ip);
-    }
-    touch(d);
+    cd_http_touch(d);
 }
 
-void cd_http_drain(struct cd_http *http)
+void cd_http_flush(struct cd_http *http)
 {
-    struct cd_req *next;
-
-    http->draining = true;
-    for (struct cd_req *req = http->reqs; req; req = next) {
-        next = req->next;
-        if (req->parked)
-            cd_req_cancel(req, CD_E_OVERLOADED, "The server is stopping.");
-    }
-    for (struct http_conn *conn = http->conns; conn; conn = conn->next) {
-        if (!conn->busy)
-            shutdown(conn->fd, SHUT_RD); /* idle: libmicrohttpd reads the end and closes */
-    }
-    for (size_t i = 0; i < 3; i++) {
-        if (http->daemons[i])
-            touch(http->daemons[i]);
-    }
-}
-
-bool cd_http_idle(const struct cd_http *http)
-{
-    return http->reqs == NULL;
-}
-
-/* libmicrohttpd aborts the process when it is stopped with a connection suspended or upgraded. */
-static void release_all(struct cd_http *http)
-{
-    cd_http_drain(http);
-    for (struct cd_req *req = http->reqs; req; req = req->next) {
-        if (req->suspended) {
-            struct cd_err err = {0};
-
-            cd_fail(&err, CD_E_OVERLOADED, "The server is stopping.");
-            cd_req_fail(req, &err);
-        }
-    }
     while (http->upgrades)
         cd_bridge_close(http->upgrades->bridge);
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < CD_HTTP_DAEMONS; i++) {
         for (int round = 0; http->daemons[i] && round < 16; round++)
             MHD_run(http->daemons[i]->mhd);
     }
-}
-
-void cd_http_free(struct cd_http *http)
-{
-    if (!http)
-        return;
-    release_all(http);
-    for (size_t i = 0; i < 3; i++) {
-        struct http_daemon *d = http->daemons[i];
-
-        if (!d)
-            continue;
-        cd_timer_cancel(http->loop, &d->timer);
-        cd_io_del(d->io);
-        MHD_stop_daemon(d->mhd);
-        free(d);
-    }
-    cd_linger_end();
-    cd_router_free(http->router);
-    free(http->prefix);
-    free(http->cors_origins);
-    free(http);
-}
-
-void cd_http_stats(const struct cd_http *http, struct cd_http_stats *out)
-{
-    *out = http->stats;
 }

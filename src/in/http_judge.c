@@ -27,7 +27,7 @@ static enum http_verdict refuse(struct cd_req *req, enum cd_rc rc)
     return HTTP_REFUSED;
 }
 
-/* --- parts of the head --------------------------------------------------------------------------- */
+/* --- parts of the head --------------------------------------------------------------- */
 
 /* Echoed into a header and logs, so only harmless characters. */
 static bool is_request_id(const char *s)
@@ -91,7 +91,7 @@ const char *cd_http_allow_origin(const struct cd_req *req)
     return origin && cd_cors_allows(req->http->cors_origins, origin) ? origin : NULL;
 }
 
-/* --- checks --------------------------------------------------------------------------------------- */
+/* --- checks -------------------------------------------------------------------------- */
 
 static enum http_verdict preflight(struct cd_req *req)
 {
@@ -250,7 +250,7 @@ enum http_verdict cd_http_judge(struct cd_req *req)
     return judge_route(req);
 }
 
-/* --- body ------------------------------------------------------------------------------------------- */
+/* --- body ---------------------------------------------------------------------------- */
 
 enum cd_rc cd_http_add_body(struct cd_req *req, const char *p, size_t n)
 {

@@ -7,6 +7,7 @@
 #include "in/router.h"
 #include "loop/loop.h"
 
+#define CD_HTTP_DAEMONS 3 /* one a role */
 #define CD_REQ_HEADERS 16
 #define CD_REQ_QUERIES 32
 #define CD_REQ_ID_LEN 64
@@ -38,7 +39,7 @@ struct cd_http {
     struct cd_router *router;
     cd_auth_fn auth;
     void *auth_self;
-    struct http_daemon *daemons[3];
+    struct http_daemon *daemons[CD_HTTP_DAEMONS];
     struct cd_req *reqs;
     struct http_conn *conns;
     struct http_upgrade *upgrades;
@@ -107,6 +108,23 @@ struct cd_req {
     struct req_pair headers[CD_REQ_HEADERS];
     unsigned header_n;
 };
+
+/** http_server.c: a connection's record; NULL: out of memory, its requests are not served. */
+struct http_conn *cd_http_conn_new(struct cd_http *http, struct http_daemon *d, int fd,
+                                   const struct sockaddr *addr);
+void cd_http_conn_free(struct http_conn *conn);
+/** http_server.c: a request head must be complete within 20 s from now, unless one is awaited already. */
+void cd_http_conn_expect_head(struct http_conn *conn);
+
+/** http.c: the libmicrohttpd of one role. @param idle_s  seconds without traffic */
+struct http_daemon *cd_http_daemon_new(struct cd_http *http, enum cd_role role, unsigned idle_s);
+void cd_http_daemon_free(struct http_daemon *d); /* nothing may be suspended or upgraded */
+void cd_http_daemon_add(struct http_daemon *d, int fd, const struct sockaddr *addr,
+                        socklen_t addr_len);
+/** http.c: pump it soon, once, outside the present call stack. */
+void cd_http_touch(struct http_daemon *d);
+/** http.c: close all bridges and let every connection take its last steps now. */
+void cd_http_flush(struct cd_http *http);
 
 /** http.c: an answer stands in the request; let the connection go on. */
 void cd_http_answered(struct cd_req *req);

@@ -1,9 +1,11 @@
 /* http_raw.c -- composes complete error answers as text. Blocks: never. */
 #include "in/http_raw.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "in/cors.h"
+#include "in/linger.h"
 
 static const char *phrase(int status)
 {
@@ -59,4 +61,54 @@ void cd_http_raw_send(int fd, const struct cd_buf *b)
 {
     if (b->failed || send(fd, b->p, b->n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         return; /* the client sees the close instead */
+}
+
+static enum cd_rc rc_of(int status)
+{
+    switch (status) {
+    case 400:
+    case 426:
+        return CD_E_INVALID_PARAM;
+    case 401:
+        return CD_E_UNKNOWN_TOKEN;
+    case 403:
+        return CD_E_FORBIDDEN;
+    case 404:
+        return CD_E_UNRECOGNIZED;
+    case 429:
+        return CD_E_LIMITED;
+    case 503:
+        return CD_E_OVERLOADED;
+    default:
+        return CD_E_INTERNAL;
+    }
+}
+
+void cd_http_raw_refuse(struct cd_loop *loop, int fd, const char *origins, const char *origin,
+                        int status, const char *why)
+{
+    const char *allow = NULL;
+    struct cd_err err = {0};
+    struct cd_buf b;
+    int copy;
+
+    if (cd_cors_any(origins))
+        allow = "*";
+    else if (origin && cd_cors_allows(origins, origin))
+        allow = origin;
+    cd_buf_init(&b, 8192);
+    if (*why == '{') {
+        cd_http_raw_json(&b, status, cd_str_of(why), allow, NULL, 0);
+    } else {
+        cd_fail(&err, rc_of(status), *why ? "%s" : NULL, why);
+        err.retry_after_ms = status == 429 || status == 503 ? 5000 : 0;
+        cd_http_raw_error(&b, &err, status, allow, NULL);
+    }
+    cd_http_raw_send(fd, &b);
+    cd_buf_done(&b);
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy >= 0) {
+        shutdown(copy, SHUT_WR);
+        cd_linger(loop, copy);
+    }
 }

@@ -69,7 +69,7 @@ struct waiting {
     int fd;
 };
 
-/* --- deciding ------------------------------------------------------------------------------------- */
+/* --- deciding ------------------------------------------------------------------------ */
 
 static enum cd_class look(const struct cd_listener *l, int fd)
 {
@@ -166,7 +166,7 @@ static void wait_for_more(struct cd_listener *l, int fd, const union address *ad
         drop(w);
 }
 
-/* --- accepting ------------------------------------------------------------------------------------- */
+/* --- accepting ----------------------------------------------------------------------- */
 
 static void accept_some(void *arg, uint32_t events);
 
@@ -213,7 +213,7 @@ static void accept_some(void *arg, uint32_t events)
     }
 }
 
-/* --- opening ---------------------------------------------------------------------------------------- */
+/* --- opening ------------------------------------------------------------------------- */
 
 static bool fill_unix(const char *path, union address *out, socklen_t *len)
 {

@@ -67,7 +67,7 @@ const char *cd_req_header(struct cd_req *req, const char *name)
     return cd_http_header(req, name);
 }
 
-/* --- query --------------------------------------------------------------------------------------- */
+/* --- query --------------------------------------------------------------------------- */
 
 static char *decode(struct cd_str raw)
 {
@@ -117,7 +117,7 @@ const char *cd_req_query(struct cd_req *req, const char *name)
     return pair->value;
 }
 
-/* --- parking --------------------------------------------------------------------------------------- */
+/* --- parking ------------------------------------------------------------------------- */
 
 void cd_req_unpark(struct cd_req *req)
 {
@@ -161,7 +161,7 @@ void cd_req_park(struct cd_req *req, int64_t timeout_ms, bool watch_peer, void (
         cd_http_watch(req);
 }
 
-/* --- answering --------------------------------------------------------------------------------------- */
+/* --- answering ----------------------------------------------------------------------- */
 
 /* Header values come from handlers and, echoed, from clients: no control characters, ever. */
 static bool is_clean(const char *s)

@@ -49,7 +49,7 @@ void cd_router_free(struct cd_router *r)
     free(r);
 }
 
-/* --- compiling ---------------------------------------------------------------------------------- */
+/* --- compiling ----------------------------------------------------------------------- */
 
 static bool compile(struct row *row)
 {
@@ -120,7 +120,7 @@ enum cd_rc cd_router_add(struct cd_router *r, const struct cd_route *routes, voi
     return CD_OK;
 }
 
-/* --- matching ------------------------------------------------------------------------------------- */
+/* --- matching ------------------------------------------------------------------------ */
 
 /* Split and decode into @p text, which holds path.n + 1 bytes at least. */
 static enum cd_rc split(struct cd_str path, char *text, struct path *out)

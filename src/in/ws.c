@@ -9,7 +9,6 @@
 #endif
 #include "in/ws.h"
 
-#include <fcntl.h>
 #include <libwebsockets.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +21,6 @@
 #include "in/classify.h"
 #include "in/cors.h"
 #include "in/http_raw.h"
-#include "in/linger.h"
 #include "in/peers.h"
 #include "in/proxy.h"
 #include "loop/loop.h"
@@ -55,7 +53,7 @@ struct cd_ws {
     size_t queued_n, queued_bytes;
     struct cd_buf in;           /* the message being put together */
     bool in_message, in_binary;
-    bool bridged, ready, closing;
+    bool bridged, ready, closing, close_sent;
     uint16_t close_code;
     char close_reason[124];
     char peer_ip[CD_IP_LEN];
@@ -77,7 +75,7 @@ static struct {
     size_t text_n;
 } ws;
 
-/* --- life of a connection --------------------------------------------------------------------------- */
+/* --- life of a connection ------------------------------------------------------------ */
 
 static void drop_queue(struct cd_ws *w)
 {
@@ -137,62 +135,14 @@ static void kill_later(struct cd_ws *w)
     lws_set_timeout(w->wsi, PENDING_TIMEOUT_USER_OK, LWS_TO_KILL_ASYNC);
 }
 
-/* --- the handshake ------------------------------------------------------------------------------------ */
-
-static enum cd_rc rc_of(int status)
-{
-    switch (status) {
-    case 400:
-    case 426:
-        return CD_E_INVALID_PARAM;
-    case 401:
-        return CD_E_UNKNOWN_TOKEN;
-    case 403:
-        return CD_E_FORBIDDEN;
-    case 404:
-        return CD_E_UNRECOGNIZED;
-    case 429:
-        return CD_E_LIMITED;
-    case 503:
-        return CD_E_OVERLOADED;
-    default:
-        return CD_E_INTERNAL;
-    }
-}
-
-static void write_refusal(struct cd_loop *loop, int fd, const char *origin, int status,
-                          const char *why)
-{
-    const char *allow = cd_cors_any(ws.origins)                             ? "*"
-                        : origin && cd_cors_allows(ws.origins, origin)      ? origin
-                                                                            : NULL;
-    struct cd_buf b;
-    struct cd_err err = {0};
-    int copy;
-
-    cd_buf_init(&b, 8192);
-    if (*why == '{') {
-        cd_http_raw_json(&b, status, cd_str_of(why), allow, NULL, 0);
-    } else {
-        cd_fail(&err, rc_of(status), *why ? "%s" : NULL, why);
-        err.retry_after_ms = status == 429 || status == 503 ? 5000 : 0;
-        cd_http_raw_error(&b, &err, status, allow, NULL);
-    }
-    cd_http_raw_send(fd, &b);
-    cd_buf_done(&b);
-    copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (copy >= 0) {
-        shutdown(copy, SHUT_WR);
-        cd_linger(loop, copy); /* unread bytes must not reset the connection under the answer */
-    }
-}
+/* --- the handshake ------------------------------------------------------------------- */
 
 /* Any answer but 101 ends the connection: a proxy would send REST requests on it.
  * @return what libwebsockets' callback must return */
 static int refuse(struct cd_ws *w, const char *origin, int status, const char *why)
 {
     w->closing = true;
-    write_refusal(w->loop, lws_get_socket_fd(w->wsi), origin, status, why);
+    cd_http_raw_refuse(w->loop, lws_get_socket_fd(w->wsi), ws.origins, origin, status, why);
     return -1;
 }
 
@@ -203,6 +153,15 @@ static const char *copy_header(struct lws *wsi, enum lws_token_indexes token, ch
     if (len <= 0 || lws_hdr_copy(wsi, out, (int)n, token) <= 0)
         return NULL;
     return out;
+}
+
+/* libwebsockets would take drafts of 2011, too. */
+static bool is_version_13(struct lws *wsi)
+{
+    char version[8];
+    const char *v = copy_header(wsi, WSI_TOKEN_VERSION, version, sizeof(version));
+
+    return v && strcmp(v, "13") == 0 && lws_hdr_total_length(wsi, WSI_TOKEN_KEY) == 24;
 }
 
 static bool count_client(struct cd_ws *w, const char *client_ip)
@@ -229,6 +188,8 @@ static int judge(struct cd_ws *w)
     hello.origin = copy_header(w->wsi, WSI_TOKEN_ORIGIN, origin, sizeof(origin));
     if (!hello.origin && lws_hdr_total_length(w->wsi, WSI_TOKEN_ORIGIN) > 0)
         return refuse(w, NULL, 400, "The Origin header is too long.");
+    if (!is_version_13(w->wsi))
+        return refuse(w, hello.origin, 400, "This is no WebSocket handshake of version 13.");
     if (lws_hdr_total_length(w->wsi, WSI_TOKEN_PROTOCOL) > 0)
         return refuse(w, hello.origin, 400, "This endpoint speaks no WebSocket subprotocol.");
     if (!cd_cors_allows(ws.origins, hello.origin))
@@ -263,18 +224,15 @@ bool cd_ws_accept_key(const char *key, char *out, size_t out_size)
     return lws_b64_encode_string((const char *)sum, sizeof(sum), out, (int)out_size) > 0;
 }
 
-/* --- receiving ------------------------------------------------------------------------------------------ */
+/* --- receiving ----------------------------------------------------------------------- */
 
+/* The client broke a rule: tell it why, and ignore what else it sends.
+ * @return what libwebsockets' callback must return */
 static int fail_with(struct cd_ws *w, uint16_t code, const char *reason)
 {
-    char text[124];
-    size_t n = strlen(reason);
-
-    memcpy(text, reason, n);
-    w->closing = true;
     drop_queue(w);
-    lws_close_reason(w->wsi, (enum lws_close_status)code, (unsigned char *)text, n);
-    return -1;
+    cd_ws_close(w, code, reason);
+    return 0;
 }
 
 /* A whole message; @p p is writable and has room for a NUL. */
@@ -341,7 +299,7 @@ static int receive(struct cd_ws *w, const void *p, size_t n)
     return rc;
 }
 
-/* --- sending ---------------------------------------------------------------------------------------------- */
+/* --- sending ------------------------------------------------------------------------- */
 
 /* @param p  the message, with LWS_PRE writable bytes before it. @return false: the connection failed */
 static bool write_now(struct cd_ws *w, unsigned char *p, size_t n, bool binary)
@@ -410,6 +368,23 @@ static bool send_any(struct cd_ws *w, const void *p, size_t n, bool binary)
     return false;
 }
 
+/* lws_close_reason() and returning -1 would do, but for Debian's build: with libuv it closes twice in a
+ * row, and the second time drops the frame. The client's own close, or the timeout, ends it. */
+static bool write_close(struct cd_ws *w)
+{
+    unsigned char out[LWS_PRE + 4 + sizeof(w->close_reason)];
+    unsigned char *frame = out + LWS_PRE; /* a final, unmasked close frame of at most 125 bytes */
+    size_t n = strlen(w->close_reason);
+
+    frame[0] = 0x88;
+    frame[1] = (unsigned char)(2 + n);
+    frame[2] = (unsigned char)(w->close_code >> 8);
+    frame[3] = (unsigned char)(w->close_code & 0xff);
+    memcpy(frame + 4, w->close_reason, n);
+    w->close_sent = true;
+    return lws_write(w->wsi, frame, 4 + n, LWS_WRITE_RAW) >= 0;
+}
+
 static int writeable(struct cd_ws *w)
 {
     bool had = w->first != NULL;
@@ -427,21 +402,18 @@ static int writeable(struct cd_ws *w)
         if (!ok)
             return -1;
     }
-    if (w->first || (w->closing && lws_partial_buffered(w->wsi))) {
+    if (w->first || (w->closing && !w->close_sent && lws_partial_buffered(w->wsi))) {
         lws_callback_on_writable(w->wsi);
         return 0;
     }
-    if (w->closing) {
-        lws_close_reason(w->wsi, (enum lws_close_status)w->close_code,
-                         (unsigned char *)w->close_reason, strlen(w->close_reason));
-        return -1;
-    }
+    if (w->closing)
+        return w->close_sent || write_close(w) ? 0 : -1;
     if (had && ws.ops->on_drain)
         ws.ops->on_drain(w->user);
     return 0;
 }
 
-/* --- libwebsockets ------------------------------------------------------------------------------------------ */
+/* --- libwebsockets ------------------------------------------------------------------- */
 
 static int callback(struct lws *wsi, int reason, void *user, void *in, size_t len)
 {
@@ -471,6 +443,9 @@ static int callback(struct lws *wsi, int reason, void *user, void *in, size_t le
         return receive(w, in, len);
     case LWS_CALLBACK_SERVER_WRITEABLE:
         return writeable(w);
+    case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+        w->closing = true; /* nothing may be sent any more */
+        return w->close_sent ? -1 : 0;
     case LWS_CALLBACK_CLOSED:
         tell_closed(w);
         return 0;
@@ -523,7 +498,8 @@ static void adopt(struct cd_loop *loop, int fd, const char *ip, bool bridged)
     ws.first = w;
     ws.n++;
     if (!cd_proxy_trusts(&ws.proxy, ip) && !count_client(w, ip)) {
-        write_refusal(loop, fd, NULL, 429, "Too many connections from your address.");
+        cd_http_raw_refuse(loop, fd, ws.origins, NULL, 429,
+                           "Too many connections from your address.");
         close(fd);
         forget(w);
         return;
@@ -539,7 +515,7 @@ static void adopt(struct cd_loop *loop, int fd, const char *ip, bool bridged)
         forget(w);
 }
 
-/* --- interface ------------------------------------------------------------------------------------------------ */
+/* --- interface ----------------------------------------------------------------------- */
 
 void cd_ws_setup(const struct cd_ws_ops *ops, void *self, const struct cd_ws_conf *conf)
 {

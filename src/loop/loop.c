@@ -84,7 +84,7 @@ void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, 
     ws.per_session_bytes = per_session_bytes;
 }
 
-/* --- sources ------------------------------------------------------------------------------- */
+/* --- sources ------------------------------------------------------------------------- */
 
 struct cd_io *cd_io_add(struct cd_loop *loop, int fd, uint32_t events, cd_io_fn fn, void *arg)
 {
@@ -139,7 +139,7 @@ static void bury(struct cd_loop *loop)
     }
 }
 
-/* --- timers ---------------------------------------------------------------------------------- */
+/* --- timers -------------------------------------------------------------------------- */
 
 /* Set the timerfd to the heap's top. Inside a turn this is done once, at its end. */
 static void arm(struct cd_loop *loop)
@@ -195,7 +195,7 @@ static void timers_due(void *arg, uint32_t events)
     loop->firing = false;
 }
 
-/* --- deferred calls and hooks ------------------------------------------------------------------ */
+/* --- deferred calls and hooks -------------------------------------------------------- */
 
 static void wake(struct cd_loop *loop)
 {
@@ -287,7 +287,7 @@ static void turn(struct cd_loop *loop)
         cd_log(CD_LOG_WARN, "loop", "loop.stall", NULL, "one turn took %lld ms", (long long)took_ms);
 }
 
-/* --- signals ----------------------------------------------------------------------------------- */
+/* --- signals ------------------------------------------------------------------------- */
 
 void cd_loop_on_signal(struct cd_loop *loop, void (*fn)(void *arg, int signo), void *arg)
 {
@@ -322,7 +322,7 @@ static int block_signals(void)
     return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-/* --- libwebsockets ------------------------------------------------------------------------------ */
+/* --- libwebsockets ------------------------------------------------------------------- */
 
 static int ws_protocol(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
                        size_t len)
