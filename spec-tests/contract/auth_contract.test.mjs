@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { until } from '../lib/until.mjs';
-import { faults, know, real, setUp } from './fetch_agent.mjs';
+import { know, onFake, real, setUp } from './fetch_agent.mjs';
 
 const whoami = /whoami/;
 const bogus = (n) => `syt_bogus_${n}_${process.pid}`;
@@ -117,7 +117,7 @@ test('thirty people behind one address sign in at once', async (t) => {
   assert.deepEqual([...new Set(replies.map(({ rc }) => rc))], ['OK']);
 });
 
-test('users of other servers are refused, and told why', faults, async (t) => {
+onFake('users of other servers are refused, and told why', async (t) => {
   const { agent, fake } = await setUp(t);
   const reply = await agent.do('auth', { token: fake.addToken('@eve:elsewhere.test') });
   assert.equal(reply.rc, 'UNKNOWN_TOKEN');
@@ -126,7 +126,7 @@ test('users of other servers are refused, and told why', faults, async (t) => {
   assert.deepEqual([none.rc, none.device], ['OK', null]);
 });
 
-test('a homeserver in trouble is never "your token is bad"', faults, async (t) => {
+onFake('a homeserver in trouble is never "your token is bad"', async (t) => {
   const { agent, fake } = await setUp(t);
   const troubles = [{ status: 500, body: {} }, { status: 502, raw: '<html>' }, { status: 503, body: { errcode: 'M_UNKNOWN' } },
     { status: 404, body: {} }, { status: 200, raw: 'not json' }, { status: 200, body: {} }, { status: 200, body: { user_id: 7 } },
@@ -145,7 +145,7 @@ test('a homeserver in trouble is never "your token is bad"', faults, async (t) =
   await fake.comeBack();
 });
 
-test('429 is honoured: nobody is asked until then', faults, async (t) => {
+onFake('429 is honoured: nobody is asked until then', async (t) => {
   const { agent, fake } = await setUp(t);
   const token = fake.addToken(`@a:${fake.serverName}`);
   fake.fault(whoami, { status: 429, body: { errcode: 'M_LIMIT_EXCEEDED', retry_after_ms: 7000 } }, 1);
@@ -157,7 +157,7 @@ test('429 is honoured: nobody is asked until then', faults, async (t) => {
   assert.equal((await agent.do('auth', { token })).rc, 'OK');
 });
 
-test('locked accounts and soft logout are passed on', faults, async (t) => {
+onFake('locked accounts and soft logout are passed on', async (t) => {
   const { agent, fake } = await setUp(t);
   fake.fault(whoami, { status: 401, body: { errcode: 'M_USER_LOCKED', soft_logout: true } }, 1);
   assert.equal((await agent.do('auth', { token: bogus('l') })).rc, 'FORBIDDEN');
@@ -165,7 +165,7 @@ test('locked accounts and soft logout are passed on', faults, async (t) => {
   assert.equal((await agent.do('auth', { token: bogus('s') })).extra, '"soft_logout":true');
 });
 
-test('sixteen questions at once; who waits longer than 2 s is told to come back', faults, async (t) => {
+onFake('sixteen questions at once; who waits longer than 2 s is told to come back', async (t) => {
   const { agent, fake } = await setUp(t);
   fake.fault(whoami, 'hang');
   const ask = (i) => agent.do('auth', { token: fake.addToken(`@u${i}:${fake.serverName}`), ip: `192.0.2.${i}` });
@@ -183,7 +183,7 @@ test('sixteen questions at once; who waits longer than 2 s is told to come back'
   assert.ok((await Promise.all(replies.slice(0, 16))).every(({ rc }) => rc === 'OK'));
 });
 
-test('who waits within the 2 s gets a turn', faults, async (t) => {
+onFake('who waits within the 2 s gets a turn', async (t) => {
   const { agent, fake } = await setUp(t);
   fake.fault(whoami, 'hang', 16);
   const ask = (i) => agent.do('auth', { token: fake.addToken(`@u${i}:${fake.serverName}`), ip: `192.0.2.${i}` });
@@ -193,7 +193,7 @@ test('who waits within the 2 s gets a turn', faults, async (t) => {
   assert.ok((await Promise.all(replies)).every(({ rc }) => rc === 'OK'));
 });
 
-test('a hanging homeserver costs 10 s, then 503', faults, async (t) => {
+onFake('a hanging homeserver costs 10 s, then 503', async (t) => {
   const { agent, fake } = await setUp(t);
   fake.fault(whoami, 'hang');
   const reply = agent.do('auth', { token: fake.addToken(`@a:${fake.serverName}`) });
@@ -202,7 +202,7 @@ test('a hanging homeserver costs 10 s, then 503', faults, async (t) => {
   assert.equal((await reply).rc, 'HOMESERVER');
 });
 
-test('who has left is not called back, others with the same token are', faults, async (t) => {
+onFake('who has left is not called back, others with the same token are', async (t) => {
   const { agent, fake } = await setUp(t);
   const token = fake.addToken(`@a:${fake.serverName}`);
   fake.fault(whoami, 'hang', 1);
@@ -213,7 +213,7 @@ test('who has left is not called back, others with the same token are', faults, 
   assert.equal((await stays).rc, 'OK');
 });
 
-test('ending while questions are open', faults, async (t) => {
+onFake('ending while questions are open', async (t) => {
   const { agent, fake } = await setUp(t);
   fake.fault(whoami, 'hang');
   const replies = Array.from({ length: 20 }, (_, i) => agent.do('auth', { token: bogus(i), ip: `192.0.2.${i}` }));

@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { FakeHomeserver } from '../lib/fake-homeserver.mjs';
 import { MatrixUser } from '../lib/matrix.mjs';
@@ -13,9 +14,11 @@ import { until } from '../lib/until.mjs';
 const build = process.env.BUILD_DIR ?? fileURLToPath(new URL('../../build', import.meta.url));
 const program = process.env.FETCH_AGENT ?? join(build, 'spec-tests/contract/fetch_agent');
 
-/** Is this run against a real homeserver (one that lets anybody register)? Faults are skipped then. */
+/** Is this run against a real homeserver (one that lets anybody register)? */
 export const real = Boolean(process.env.HOMESERVER_URL);
-export const faults = { skip: real && 'needs a homeserver that fails on demand' };
+
+/** A test that needs a homeserver which fails on demand; not there in a run against a real one. */
+export const onFake = real ? () => {} : test;
 
 export class Agent {
   #waiting = new Map();

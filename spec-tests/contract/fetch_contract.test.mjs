@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { until } from '../lib/until.mjs';
-import { faults, real, setUp } from './fetch_agent.mjs';
+import { onFake, real, setUp } from './fetch_agent.mjs';
 
 const versions = '/_matrix/client/versions';
 
@@ -55,14 +55,14 @@ test('a bearer that would split the header, and other protocols, are refused', a
   assert.equal((await agent.do('fetch', { url: 'file:///etc/hostname' })).status, 0);
 });
 
-test('a redirect is an answer like any other', faults, async (t) => {
+onFake('a redirect is an answer like any other', async (t) => {
   const { agent, fake, url } = await setUp(t);
   fake.fault(/versions/, { status: 302, headers: { location: `${url}/elsewhere` }, body: {} });
   assert.equal((await agent.do('fetch', { url: url + versions, bearer: 'secret' })).status, 302);
   assert.equal(fake.seen(/elsewhere/).length, 0);
 });
 
-test('a server that hangs costs the deadline, one that is not there nothing', faults, async (t) => {
+onFake('a server that hangs costs the deadline, one that is not there nothing', async (t) => {
   const { agent, fake, url } = await setUp(t);
   fake.fault(/versions/, 'hang');
   const hung = await agent.do('fetch', { url: url + versions, timeoutMs: 200 });
@@ -74,7 +74,7 @@ test('a server that hangs costs the deadline, one that is not there nothing', fa
   await fake.comeBack();
 });
 
-test('a server that accepts and says nothing, or says rubbish', faults, async (t) => {
+onFake('a server that accepts and says nothing, or says rubbish', async (t) => {
   const { agent } = await setUp(t);
   const rubbish = createServer((socket) => socket.end('220 ready when you are\r\n'));
   await new Promise((resolve) => rubbish.listen(0, '127.0.0.1', resolve));
@@ -83,7 +83,7 @@ test('a server that accepts and says nothing, or says rubbish', faults, async (t
   assert.equal(reply.status, 0);
 });
 
-test('a truncated answer is no answer', faults, async (t) => {
+onFake('a truncated answer is no answer', async (t) => {
   const { agent, fake, url } = await setUp(t);
   fake.fault(/versions/, 'truncate');
   const reply = await agent.do('fetch', { url: url + versions });
@@ -91,7 +91,7 @@ test('a truncated answer is no answer', faults, async (t) => {
   assert.notEqual(reply.error, null);
 });
 
-test('an answer over the cap is cut off', faults, async (t) => {
+onFake('an answer over the cap is cut off', async (t) => {
   const { agent, fake, url } = await setUp(t);
   fake.fault(/versions/, { status: 200, raw: 'x'.repeat(100000) });
   const reply = await agent.do('fetch', { url: url + versions, maxBody: 99999 });
@@ -99,7 +99,7 @@ test('an answer over the cap is cut off', faults, async (t) => {
   assert.equal((await agent.do('fetch', { url: url + versions, maxBody: 100000 })).body.length, 100000);
 });
 
-test('when to come back: the header, else the body', faults, async (t) => {
+onFake('when to come back: the header, else the body', async (t) => {
   const { agent, fake, url } = await setUp(t);
   const limited = (body, headers) => fake.fault(/versions/, { status: 429, body, headers }, 1);
   limited({ retry_after_ms: 1234 });
@@ -110,7 +110,7 @@ test('when to come back: the header, else the body', faults, async (t) => {
   assert.equal((await agent.do('fetch', { url: url + versions })).retryAfterMs, -1);
 });
 
-test('a kept connection that the server closed is no failure', faults, async (t) => {
+onFake('a kept connection that the server closed is no failure', async (t) => {
   const { agent, fake, url } = await setUp(t);
   for (let i = 0; i < 5; i += 1) {
     assert.equal((await agent.do('fetch', { url: url + versions })).status, 200);
@@ -118,7 +118,7 @@ test('a kept connection that the server closed is no failure', faults, async (t)
   }
 });
 
-test('ending with requests open calls each of them back', faults, async (t) => {
+onFake('ending with requests open calls each of them back', async (t) => {
   const { agent, fake, url } = await setUp(t);
   fake.fault(/versions/, 'hang');
   const replies = [1, 2, 3].map(() => agent.do('fetch', { url: url + versions }));

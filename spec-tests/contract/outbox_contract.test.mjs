@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import { until } from '../lib/until.mjs';
-import { faults, know, setUp } from './fetch_agent.mjs';
+import { know, onFake, setUp } from './fetch_agent.mjs';
 
 const send = /PUT .*\/send\//;
 const ranks = { invite: 0, answer: 1, select_answer: 2, reject: 2, hangup: 3, candidates: 9, negotiate: 9 };
@@ -189,7 +189,7 @@ test('who may not write in the room is refused, once', async (t) => {
   assert.equal(agent.named('store.done').length, 1);
 });
 
-test('an event that is too large is refused', faults, async (t) => {
+onFake('an event that is too large is refused', async (t) => {
   const { agent, fake, alice, row, queue, call } = await pair(t);
   fake.fault(send, { status: 413, body: { errcode: 'M_TOO_LARGE' } }, 1);
   const invite = row(alice, 'invite', call);
@@ -198,7 +198,7 @@ test('an event that is too large is refused', faults, async (t) => {
   assert.equal(fake.seen(send).length, 1);
 });
 
-test('path segments are encoded', faults, async (t) => {
+onFake('path segments are encoded', async (t) => {
   const { agent, fake, alice, row, queue, room, call } = await pair(t);
   const invite = row(alice, 'invite', call, { txn: 'calld.1/2 ü?#' });
   await queue(invite);
@@ -207,7 +207,7 @@ test('path segments are encoded', faults, async (t) => {
     `/_matrix/client/v3/rooms/${encodeURIComponent(room).replace('!', '%21')}/send/m.call.invite/${encodeURIComponent(invite.txn)}`);
 });
 
-test('a rate limit holds the user, not the daemon, and the hang-up goes first afterwards', faults, async (t) => {
+onFake('a rate limit holds the user, not the daemon, and the hang-up goes first afterwards', async (t) => {
   const { agent, fake, alice, bob, row, queue, types, call } = await pair(t);
   fake.fault(send, (request) => (request.token === alice.token ? limited : undefined), 1);
   const candidates = row(alice, 'candidates', 'zother', { list: [candidate(1)] });
@@ -223,7 +223,7 @@ test('a rate limit holds the user, not the daemon, and the hang-up goes first af
   assert.deepEqual(await types(undefined), ['hangup', 'hangup', 'candidates']);
 });
 
-test('an outage is waited for, and nothing arrives twice', faults, async (t) => {
+onFake('an outage is waited for, and nothing arrives twice', async (t) => {
   const { agent, fake, alice, row, queue, types, call } = await pair(t);
   const invite = row(alice, 'invite', call);
   for (const trouble of [{ status: 502, raw: '<html>' }, 'truncate', { status: 500, body: {} }]) fake.fault(send, trouble, 1);
@@ -246,7 +246,7 @@ test('an outage is waited for, and nothing arrives twice', faults, async (t) => 
   assert.deepEqual(await types(call), ['invite']);
 });
 
-test('a lost answer is repeated with the same transaction id', faults, async (t) => {
+onFake('a lost answer is repeated with the same transaction id', async (t) => {
   const { agent, fake, alice, row, queue, types, call } = await pair(t);
   fake.fault(send, 'hang', 1);
   const [invite, hangup] = [row(alice, 'invite', call), row(alice, 'hangup', call)];
@@ -262,7 +262,7 @@ test('a lost answer is repeated with the same transaction id', faults, async (t)
   assert.deepEqual(await types(call), ['invite', 'hangup']);
 });
 
-test('candidates that were tried together stay together, and take nobody along', faults, async (t) => {
+onFake('candidates that were tried together stay together, and take nobody along', async (t) => {
   const { agent, fake, alice, row, queue, timeline, call } = await pair(t);
   fake.fault(send, { status: 500, body: {} }, 1);
   const rows = [1, 2, 3].map((n) => row(alice, 'candidates', call, { list: [candidate(n)] }));
@@ -278,7 +278,7 @@ test('candidates that were tried together stay together, and take nobody along',
   assert.deepEqual([first.path, first.body], [again.path, again.body]);
 });
 
-test('nothing is sent after its deadline', faults, async (t) => {
+onFake('nothing is sent after its deadline', async (t) => {
   const { agent, fake, alice, row, queue, types, call } = await pair(t);
   await fake.goAway();
   const rows = [row(alice, 'invite', call), row(alice, 'candidates', call, { list: [candidate(1)] })];
@@ -296,7 +296,7 @@ test('nothing is sent after its deadline', faults, async (t) => {
   assert.deepEqual(await types(call), ['hangup']);
 });
 
-test('after a hang-up no candidates follow, tried or not', faults, async (t) => {
+onFake('after a hang-up no candidates follow, tried or not', async (t) => {
   const { agent, fake, alice, row, queue, types, call } = await pair(t);
   fake.fault(send, limited, 1);
   const tried = row(alice, 'candidates', call, { list: [candidate(1)] });
@@ -317,7 +317,7 @@ test('after a hang-up no candidates follow, tried or not', faults, async (t) => 
   assert.deepEqual(await types(call), []);
 });
 
-test('eight users at once, one request each', faults, async (t) => {
+onFake('eight users at once, one request each', async (t) => {
   const { agent, fake, row, queue, call } = await pair(t);
   const rows = Array.from({ length: 20 }, (_, n) => ({ ...row({ userId: `@u${n}:${fake.serverName}` }, 'hangup', `${call}${n}`) }));
   for (const { user } of rows) await agent.do('principal', { user, token: fake.addToken(user) });
@@ -330,7 +330,7 @@ test('eight users at once, one request each', faults, async (t) => {
   await until(() => agent.named('finished').length === 40);
 });
 
-test('ending with rows in every state', faults, async (t) => {
+onFake('ending with rows in every state', async (t) => {
   const { agent, fake, alice, bob, row, queue, call } = await pair(t);
   await agent.do('hold-tried');
   fake.fault(send, 'hang');

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { until } from '../lib/until.mjs';
-import { faults, know, real, setUp } from './fetch_agent.mjs';
+import { know, onFake, real, setUp } from './fetch_agent.mjs';
 
 const members = /joined_members/;
 const afterDenial = { ms: 5001 };
@@ -139,7 +139,7 @@ test('what was stored is a hint for finding somebody to ask with', async (t) => 
   assert.equal((await agent.do('cached', { room: '!gone:x', user: alice.userId })).joined, false);
 });
 
-test('a homeserver in trouble is never "not joined"', faults, async (t) => {
+onFake('a homeserver in trouble is never "not joined"', async (t) => {
   const { agent, fake, alice, view } = await pair(t);
   const troubles = [{ status: 500, body: {} }, { status: 200, raw: '[]' }, { status: 200, body: {} },
     { status: 429, body: { retry_after_ms: 3000 } }, 'reset', 'truncate'];
@@ -157,7 +157,7 @@ test('a homeserver in trouble is never "not joined"', faults, async (t) => {
   assert.equal((await hung).rc, 'HOMESERVER');
 });
 
-test('members without the encryption are not enough: nothing may be sent in clear', faults, async (t) => {
+onFake('members without the encryption are not enough: nothing may be sent in clear', async (t) => {
   const { fake, alice, bob, view, room } = await pair(t);
   const encryption = /m.room.encryption/;
   await alice.setState(room, 'm.room.encryption', { algorithm: 'm.megolm.v1.aes-sha2' });
@@ -174,7 +174,7 @@ test('members without the encryption are not enough: nothing may be sent in clea
   assert.deepEqual((await Promise.all([first, second])).map(({ encrypted }) => encrypted), [true, true]);
 });
 
-test('one token that is no good does not speak for others', faults, async (t) => {
+onFake('one token that is no good does not speak for others', async (t) => {
   const { fake, alice, bob, eve, view, room } = await pair(t);
   fake.fault(members, (request) => (request.token === eve.token ? 'hang' : undefined), 1);
   const replies = [view(eve), view(alice), view(bob)];
@@ -187,7 +187,7 @@ test('one token that is no good does not speak for others', faults, async (t) =>
   fake.rooms.get(room).joined.add(eve.userId);
 });
 
-test('strangers who ask at the same time as a member', faults, async (t) => {
+onFake('strangers who ask at the same time as a member', async (t) => {
   const { fake, alice, eve, view } = await pair(t);
   fake.fault(members, 'hang', 1);
   const replies = [view(eve), view(alice)];
@@ -196,7 +196,7 @@ test('strangers who ask at the same time as a member', faults, async (t) => {
   assert.deepEqual((await Promise.all(replies)).map(({ rc }) => rc), ['NOT_FOUND', 'OK']);
 });
 
-test('a push while the question runs is not lost', faults, async (t) => {
+onFake('a push while the question runs is not lost', async (t) => {
   const { agent, fake, alice, eve, view, room } = await pair(t);
   fake.fault(/m.room.encryption/, 'hang', 1);
   const reply = view(alice);
@@ -208,7 +208,7 @@ test('a push while the question runs is not lost', faults, async (t) => {
   assert.equal((await view(alice)).joined, 3);
 });
 
-test('a room too large to read is asked about one by one', faults, async (t) => {
+onFake('a room too large to read is asked about one by one', async (t) => {
   const { fake, alice, bob, eve, view, room } = await pair(t);
   for (let i = 0; i < 40000; i += 1) fake.rooms.get(room).joined.add(`@member-number-${i}:${fake.serverName}`);
   const seen = await view(alice);
@@ -220,7 +220,7 @@ test('a room too large to read is asked about one by one', faults, async (t) => 
   assert.equal(fake.seen(members).length, 1);
 });
 
-test('tokens of users who are gone are let go', faults, async (t) => {
+onFake('tokens of users who are gone are let go', async (t) => {
   const { agent, bob, room } = await pair(t);
   await agent.do('seen', { user: bob.userId });
   await until(async () => (await agent.do('cached', { room, user: bob.userId })).joined);
@@ -229,7 +229,7 @@ test('tokens of users who are gone are let go', faults, async (t) => {
   await until(async () => (await agent.do('view-any', { room })).rc === 'NOT_FOUND');
 });
 
-test('ending while questions are open', faults, async (t) => {
+onFake('ending while questions are open', async (t) => {
   const { agent, fake, alice, bob, view } = await pair(t);
   fake.fault(/./, 'hang');
   const replies = [view(alice), view(bob)];
