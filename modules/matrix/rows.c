@@ -113,6 +113,13 @@ static struct cd_mxc_media media_of(const struct cd_call *c, int side)
     return (struct cd_mxc_media){p && p->audio_enabled, p && p->video_enabled};
 }
 
+/* What is left of the ring time, in whole seconds: the few milliseconds between the call's row and its
+ * invite do not shorten it. */
+static int64_t ring_ms_left(const struct cd_call *c)
+{
+    return (c->ring_expires_at - cd_wall_ms() + 999) / 1000 * 1000;
+}
+
 void cd_mx_add_invite(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c)
 {
     struct cd_mxc_head h = head_of(m, c, CD_MX_CALLER);
@@ -121,7 +128,7 @@ void cd_mx_add_invite(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_
 
     add(rows, m, c, &p,
         h.party_id ? cd_mxc_invite(&h, cd_str_of(m->side[CD_MX_CALLER].sdp), c->callee,
-                                   c->ring_expires_at - cd_wall_ms(), &media)
+                                   ring_ms_left(c), &media)
                    : NULL);
 }
 
