@@ -277,9 +277,10 @@ static void on_rechecked(void *arg, enum cd_rc rc, struct cd_principal *who, con
     struct cd_sock *s = cd_sock_by_id(r->sock_id);
     struct cd_client *c = s ? cd_sock_user(s) : NULL;
 
-    (void)who;
     (void)err;
-    if (c && (rc == CD_E_UNKNOWN_TOKEN || rc == CD_E_GUEST))
+    if (c && rc == CD_OK) /* an idle socket's token still serves for questions about its rooms */
+        cd_rooms_user_seen(r->core->rooms, who);
+    else if (c && (rc == CD_E_UNKNOWN_TOKEN || rc == CD_E_GUEST))
         require_auth(c);
     free(r);
 }

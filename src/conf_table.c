@@ -66,6 +66,8 @@ const struct conf_key cd_conf_keys[] = {
 
     TEXT(matrix, homeserver_url, 0, "http://127.0.0.1:8008", "http://... or https://...",
          cd_conf_is_http_url, "Client API of the homeserver, as seen from here."),
+    TEXT(matrix, public_homeserver_url, 0, "", "http://... or https://...", cd_conf_is_http_url,
+         "The same as browsers reach it, told to clients. Empty: homeserver_url."),
     TEXT(matrix, server_name, 0, "", "a server name such as example.org", cd_conf_is_server_name,
          "The part of user ids behind the colon. Users of other servers are refused."),
     TEXT(matrix, registration, 0, "", "a path", NULL,

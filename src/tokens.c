@@ -119,6 +119,7 @@ void cd_tokens_refused(struct cd_core *core, const char *user, struct cd_princip
 
     if (p->matrix_token)
         cd_auth_forget(core->auth, cd_str_of(p->matrix_token));
+    cd_rooms_token_bad(core->rooms, p);
     cd_clients_refused(core, user, p);
     if (h && h->who == p) { /* the map's entry stays: a new token takes its place */
         cd_principal_unref(h->who);
@@ -133,28 +134,13 @@ struct unsealing {
     char *user;
 };
 
-static struct cd_principal *principal_of(const char *user, const char *token)
-{
-    struct cd_principal *p = calloc(1, sizeof(*p));
-
-    if (!p)
-        return NULL;
-    p->refs = 1;
-    p->user_id = strdup(user);
-    p->matrix_token = strdup(token);
-    if (p->user_id && p->matrix_token)
-        return p;
-    cd_principal_unref(p);
-    return NULL;
-}
-
 static void on_sealed(void *arg, enum cd_store_rc rc, const uint8_t *sealed, size_t n)
 {
     struct unsealing *u = arg;
     char *token = rc == CD_STORE_OK && n > CD_SEAL_OVERHEAD ? calloc(1, n) : NULL;
 
     if (token && cd_seal_unwrap(u->core->seal, sealed, n, token)) {
-        struct cd_principal *p = principal_of(u->user, token);
+        struct cd_principal *p = cd_principal_new(u->user, NULL, token);
         if (p) {
             cd_tokens_hold(u->core, p);
             cd_principal_unref(p);

@@ -59,7 +59,9 @@ enum cd_rc calls_config(void *self, struct cd_req *req)
 
     cd_buf_init(&b, 16 * 1024);
     cd_buf_adds(&b, "{\"name\":\"matrix-calld\",\"version\":\"" PACKAGE_VERSION "\",\"homeserver\":");
-    cd_buf_add_jsons(&b, core->no_homeserver ? NULL : f->matrix.homeserver_url);
+    cd_buf_add_jsons(&b, core->no_homeserver                 ? NULL
+                         : f->matrix.public_homeserver_url[0] ? f->matrix.public_homeserver_url
+                                                              : f->matrix.homeserver_url);
     cd_buf_adds(&b, ",\"serverName\":");
     cd_buf_add_jsons(&b, f->matrix.server_name);
     cd_buf_adds(&b, ",\"publicBaseUrl\":");
