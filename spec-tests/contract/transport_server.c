@@ -1,5 +1,5 @@
-/* transport_server.c -- a small program on the real loop, listener, HTTP and WebSocket files, driven
- * by http_contract.test.mjs and ws_contract.test.mjs. It knows no library below the seams.
+/* transport_server.c -- a small program on the real loop, listener, HTTP and WebSocket files,
+ * driven by http_contract.test.mjs and ws_contract.test.mjs. It knows no library below the seams.
  *
  * transport_server [--poll] [--prefix P] [--trust T] [--per-ip N] [--origins O] [--control PATH]
  *                  [--queue N] [--bodies BYTES]

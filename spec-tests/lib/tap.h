@@ -48,7 +48,8 @@ static inline void tap_fail(const char *file, int line, const char *fmt, ...)
     putchar('\n');
 }
 
-static inline int tap_int(const char *file, int line, const char *what, long long got, long long want)
+static inline int tap_int(const char *file, int line, const char *what, long long got,
+                          long long want)
 {
     tap.checks++;
     if (got == want)

@@ -71,7 +71,7 @@ static void method_decides_among_matching_rows(void)
 
 static void roles_are_separate(void)
 {
-    CHECK_INT(match(P, "PUT", "/transactions/1"), CD_E_METHOD); /* only the catch-all GET knows it */
+    CHECK_INT(match(P, "PUT", "/transactions/1"), CD_E_METHOD); /* the catch-all GET knows it */
     CHECK_INT(match(A, "GET", "/api/calls/active"), CD_E_UNRECOGNIZED);
     CHECK_INT(match(CD_ROLE_CONTROL, "GET", "/health"), CD_OK);
     CHECK_INT(match(A, "GET", "/health"), CD_E_UNRECOGNIZED);

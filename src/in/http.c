@@ -1,8 +1,8 @@
 /* http.c -- HTTP on libmicrohttpd: the one door to it.
  * In: accepted sockets from listener.c. Out: requests to handlers, answers to clients.
  * Why: libmicrohttpd runs on its own epoll descriptor, which our loop watches; it is edge-triggered
- *      inside and wakes for nothing it was told from outside, so pump() runs after every event, every
- *      hand-over and every resume, until it asks for no more.
+ *      inside and wakes for nothing it was told from outside, so pump() runs after every event,
+ *      every hand-over and every resume, until it asks for no more.
  * State: one daemon a role (caps and idle times differ), lists of requests and connections.
  * Owns: sockets handed to cd_http_adopt(). Blocks: never. */
 #ifndef _GNU_SOURCE
@@ -372,7 +372,8 @@ static enum MHD_Result upgrade(struct cd_req *req)
 
     if (!res)
         return MHD_NO;
-    if (cd_ws_accept_key(cd_http_header(req, "Sec-WebSocket-Key"), accept_key, sizeof(accept_key))) {
+    if (cd_ws_accept_key(cd_http_header(req, "Sec-WebSocket-Key"), accept_key,
+                         sizeof(accept_key))) {
         MHD_add_response_header(res, MHD_HTTP_HEADER_UPGRADE, "websocket");
         MHD_add_response_header(res, "Sec-WebSocket-Accept", accept_key);
         ok = MHD_queue_response(req->mc, MHD_HTTP_SWITCHING_PROTOCOLS, res);
@@ -440,7 +441,7 @@ static enum MHD_Result serve(struct cd_req *req)
     return send_answer(req);
 }
 
-/* Called again and again for one request: for its head, each piece of body, its end, each resume. */
+/* Called again and again for one request: for its head, each piece of body, its end, a resume. */
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const char *url,
                                   const char *method, const char *version, const char *upload,
                                   size_t *upload_n, void **con_cls)
@@ -559,7 +560,8 @@ void cd_http_daemon_free(struct http_daemon *d)
     free(d);
 }
 
-void cd_http_daemon_add(struct http_daemon *d, int fd, const struct sockaddr *addr, socklen_t addr_len)
+void cd_http_daemon_add(struct http_daemon *d, int fd, const struct sockaddr *addr,
+                        socklen_t addr_len)
 {
     MHD_add_connection(d->mhd, fd, addr, addr_len); /* closes the descriptor itself when it fails */
     cd_http_touch(d);

@@ -59,7 +59,7 @@ struct cd_principal *cd_req_principal(const struct cd_req *req);
 void cd_req_set_principal(struct cd_req *req, struct cd_principal *p);
 
 /** Park: the connection is suspended until cd_req_reply*(). The request stays valid until then,
- * also when the client leaves. @param timeout_ms  answers 503 OVERLOADED by itself afterwards, after
+ * also when the client leaves. @param timeout_ms  answers 503 OVERLOADED by itself then, after
  * calling cancel(arg) (0: never; cancel may be NULL). cancel is also called when the client leaves,
  * if @p watch_peer; the request is then answered (and gone) right after cancel returns. */
 void cd_req_park(struct cd_req *req, int64_t timeout_ms, bool watch_peer, void (*cancel)(void *arg),

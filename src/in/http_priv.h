@@ -109,11 +109,11 @@ struct cd_req {
     unsigned header_n;
 };
 
-/** http_server.c: a connection's record; NULL: out of memory, its requests are not served. */
+/** http_judge.c: a connection's record; NULL: out of memory, its requests are not served. */
 struct http_conn *cd_http_conn_new(struct cd_http *http, struct http_daemon *d, int fd,
                                    const struct sockaddr *addr);
 void cd_http_conn_free(struct http_conn *conn);
-/** http_server.c: a request head must be complete within 20 s from now, unless one is awaited already. */
+/** http_judge.c: a request head must be complete within 20 s, unless one is awaited already. */
 void cd_http_conn_expect_head(struct http_conn *conn);
 
 /** http.c: the libmicrohttpd of one role. @param idle_s  seconds without traffic */

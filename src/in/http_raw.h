@@ -1,5 +1,5 @@
-/* http_raw.h -- answers written straight to a socket, where libmicrohttpd cannot: before it owns the
- * connection, and in the middle of a body. */
+/* http_raw.h -- answers written straight to a socket, where libmicrohttpd cannot: before it owns
+ * the connection, and in the middle of a body. */
 #ifndef CD_IN_HTTP_RAW_H
 #define CD_IN_HTTP_RAW_H
 

@@ -1,8 +1,8 @@
 /* listener.c -- listening sockets. Accepts, looks at the first bytes without taking them, and hands
  * the connection to HTTP or to WebSockets.
- * Why: one public port carries both, and neither library can give a connection to the other. The look
- *      is nearly always decided at once; the rest waits edge-triggered, so that a client that sends
- *      half a line and stops costs nothing.
+ * Why: one public port carries both, and neither library can give a connection to the other. The
+ *      look is nearly always decided at once; the rest waits edge-triggered, so that a client that
+ *      sends half a line and stops costs nothing.
  * State: one struct a listener, one a waiting connection. Owns: their sockets. Blocks: never. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

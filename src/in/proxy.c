@@ -176,7 +176,8 @@ static bool parse_hop(struct cd_str s, uint8_t ip[16])
     return end && parse_ip((struct cd_str){s.p, (size_t)(end - s.p)}, ip);
 }
 
-void cd_proxy_client(const struct cd_proxy *p, const char *peer_ip, const char *forwarded, char *out)
+void cd_proxy_client(const struct cd_proxy *p, const char *peer_ip, const char *forwarded,
+                     char *out)
 {
     struct cd_str rest = cd_str_of(forwarded);
     uint8_t ip[16];

@@ -32,7 +32,9 @@ void cd_proxy_peer(const struct sockaddr *addr, socklen_t len, char *out);
 /** May this direct peer name the client? */
 bool cd_proxy_trusts(const struct cd_proxy *p, const char *peer_ip);
 /** The client's address: the peer, or the last X-Forwarded-For entry that no trusted proxy wrote
- * about another trusted proxy. @param forwarded  header value or NULL; @param out  CD_IP_LEN bytes */
-void cd_proxy_client(const struct cd_proxy *p, const char *peer_ip, const char *forwarded, char *out);
+ * about another trusted proxy.
+ * @param forwarded  header value or NULL; @param out  CD_IP_LEN bytes */
+void cd_proxy_client(const struct cd_proxy *p, const char *peer_ip, const char *forwarded,
+                     char *out);
 
 #endif

@@ -145,7 +145,7 @@ static enum cd_rc split(struct cd_str path, char *text, struct path *out)
     return out->n ? CD_OK : CD_E_UNRECOGNIZED;
 }
 
-/* A specificity: the higher the better, 0 no match. Literals weigh more the further left they stand. */
+/* A specificity: the higher the better, 0 no match. Literals weigh more the further left. */
 static unsigned long score(const struct row *row, const struct path *path, bool whole)
 {
     unsigned long sum = 1;

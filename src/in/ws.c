@@ -301,7 +301,7 @@ static int receive(struct cd_ws *w, const void *p, size_t n)
 
 /* --- sending ------------------------------------------------------------------------- */
 
-/* @param p  the message, with LWS_PRE writable bytes before it. @return false: the connection failed */
+/* @param p  the message, with LWS_PRE writable bytes before it. @return false: it failed */
 static bool write_now(struct cd_ws *w, unsigned char *p, size_t n, bool binary)
 {
     return lws_write(w->wsi, p, n, binary ? LWS_WRITE_BINARY : LWS_WRITE_TEXT) >= (int)n;
@@ -368,8 +368,8 @@ static bool send_any(struct cd_ws *w, const void *p, size_t n, bool binary)
     return false;
 }
 
-/* lws_close_reason() and returning -1 would do, but for Debian's build: with libuv it closes twice in a
- * row, and the second time drops the frame. The client's own close, or the timeout, ends it. */
+/* lws_close_reason() and returning -1 would do, but for Debian's build: with libuv it closes twice
+ * in a row, and the second time drops the frame. The client's close, or the timeout, ends it. */
 static bool write_close(struct cd_ws *w)
 {
     unsigned char out[LWS_PRE + 4 + sizeof(w->close_reason)];
@@ -457,8 +457,8 @@ static int callback(struct lws *wsi, int reason, void *user, void *in, size_t le
     }
 }
 
-/* The request target as it was sent; libwebsockets' own copy is decoded. It is all there: listener.c
- * and bridge.c hand over complete request lines. */
+/* The request target as it was sent; libwebsockets' own copy is decoded. It is all there:
+ * listener.c and bridge.c hand over complete request lines. */
 static char *peek_target(int fd)
 {
     char head[CD_CLASSIFY_BYTES * 8];

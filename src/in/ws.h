@@ -18,7 +18,7 @@ struct cd_ws_hello {
     const char *origin;    /* may be NULL */
 };
 
-/** One endpoint: callbacks of everything that speaks WebSocket. @p user is what on_open returned. */
+/** One endpoint: callbacks of all that speaks WebSocket. @p user is what on_open returned. */
 struct cd_ws_ops {
     /** Judge the handshake. @return the connection's user pointer, or NULL to refuse with
      * @p status (400, 403, 404, 503...) and the short text @p why; a text that begins with '{' is
@@ -27,7 +27,7 @@ struct cd_ws_ops {
                      char *why, size_t why_size);
     /** The 101 is out: sending is allowed from here on. */
     void (*on_ready)(void *user);
-    /** A whole message; @p text is writable, valid for the call, and NUL-terminated. UTF-8 checked. */
+    /** A whole message, UTF-8 checked; @p text is writable, NUL-terminated, valid for the call. */
     void (*on_text)(void *user, char *text, size_t n);
     void (*on_binary)(void *user, const void *p, size_t n);
     /** Gone; ws is invalid afterwards. Called exactly once after on_open returned non-NULL. */

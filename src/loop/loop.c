@@ -4,7 +4,7 @@
  * Why: this libwebsockets cannot be a guest in a foreign loop; adopting one epoll descriptor costs
  *      one extra epoll_wait and keeps every other library out of its reach.
  * State: struct cd_loop; the WebSocket callback is a file static, set before the loop exists.
- * Owns: the epoll set, timerfd, eventfd, signalfd, the libwebsockets context. Blocks: in cd_loop_run. */
+ * Owns: epoll set, timerfd, eventfd, signalfd, libwebsockets context. Blocks: in cd_loop_run. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -77,7 +77,8 @@ static struct {
     size_t per_session_bytes;
 } ws;
 
-void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, void *in, size_t len),
+void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, void *in,
+                                       size_t len),
                              size_t per_session_bytes)
 {
     ws.cb = cb;
@@ -112,7 +113,8 @@ void cd_io_mod(struct cd_io *io, uint32_t events)
     if (io->dead)
         return;
     if (epoll_ctl(io->loop->ep, EPOLL_CTL_MOD, io->fd, &ev) < 0)
-        cd_log(CD_LOG_ERROR, "loop", "io.mod", NULL, "epoll_ctl MOD fd %d: errno %d", io->fd, errno);
+        cd_log(CD_LOG_ERROR, "loop", "io.mod", NULL, "epoll_ctl MOD fd %d: errno %d", io->fd,
+               errno);
 }
 
 void cd_io_del(struct cd_io *io)
@@ -284,7 +286,8 @@ static void turn(struct cd_loop *loop)
         wake(loop);
     took_ms = cd_mono_ms() - start_ms;
     if (took_ms > SLOW_TURN_MS)
-        cd_log(CD_LOG_WARN, "loop", "loop.stall", NULL, "one turn took %lld ms", (long long)took_ms);
+        cd_log(CD_LOG_WARN, "loop", "loop.stall", NULL, "one turn took %lld ms",
+               (long long)took_ms);
 }
 
 /* --- signals ------------------------------------------------------------------------- */

@@ -45,7 +45,8 @@ void cd_loop_on_signal(struct cd_loop *loop, void (*fn)(void *arg, int signo), v
 struct lws_vhost *cd_loop_vhost(struct cd_loop *loop);
 /** For src/in/ws.c alone, before cd_loop_new: libwebsockets' callback of protocol index 0. */
 struct lws;
-void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, void *in, size_t len),
+void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, void *in,
+                                       size_t len),
                              size_t per_session_bytes);
 
 /* --- timers: one heap behind one timerfd --------------------------------------------------- */
@@ -63,6 +64,7 @@ void cd_timer_cancel(struct cd_loop *loop, struct cd_timer *t);
 /* --- worker: the one helper thread, for what only blocks ------------------------------------- */
 /** Run @p work on the helper thread, then @p done on the loop. At most 64 wait.
  * @return 0, or -1 when the queue is full */
-int cd_worker_run(struct cd_loop *loop, void (*work)(void *arg), void (*done)(void *arg), void *arg);
+int cd_worker_run(struct cd_loop *loop, void (*work)(void *arg), void (*done)(void *arg),
+                  void *arg);
 
 #endif

@@ -11,6 +11,7 @@ struct cd_worker;
 struct cd_worker *cd_worker_new(struct cd_loop *loop);
 /** Wait for the running job; done() of jobs not yet reported is not called. */
 void cd_worker_free(struct cd_worker *w);
-int cd_worker_push(struct cd_worker *w, void (*work)(void *arg), void (*done)(void *arg), void *arg);
+int cd_worker_push(struct cd_worker *w, void (*work)(void *arg), void (*done)(void *arg),
+                   void *arg);
 
 #endif
