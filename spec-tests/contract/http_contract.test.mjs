@@ -2,7 +2,7 @@
 // not get wrong, what is refused on the head alone, and how the daemon drains.
 
 import assert from 'node:assert/strict';
-import { mkdtemp, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
@@ -500,6 +500,59 @@ for (const backend of ['libuv', 'poll']) {
       assert.equal((await once(server, post('/echo', 'y'.repeat(10000)))).status, 200);
       raw.destroy();
       await until(async () => (await once(server, post('/echo', 'y'.repeat(50000)))).status === 200, { what: 'the budget back' });
+      assert.equal(await server.stop(), 0);
+    });
+
+    it('turns connections away beyond its maximum', async () => {
+      const server = await startServer(...args, '--max', '2');
+      const raws = [await server.connect(), await server.connect()];
+      for (const raw of raws) {
+        await raw.write(get('/hello'));
+        assert.equal((await raw.response()).status, 200);
+      }
+      const third = await once(server, get('/hello'));
+      assert.equal(third.status, 503);
+      assert.equal(third.json().errcode, 'ORG.CALLD.OVERLOADED');
+      for (const raw of raws) raw.destroy();
+      await until(async () => (await once(server, get('/hello'))).status === 200, { what: 'a free place' });
+      assert.equal(await server.stop(), 0);
+    });
+
+    it('reloads origins and trusted proxies while it runs', async () => {
+      const server = await startServer(...args);
+      const ask = () => once(server, get('/items/1', 'Origin: https://other.example\r\nX-Forwarded-For: 1.2.3.4\r\n'));
+      assert.equal((await ask()).headers['access-control-allow-origin'], '*');
+      server.signal('SIGHUP');
+      await until(async () => (await ask()).headers['access-control-allow-origin'] === undefined, { what: 'the new origins' });
+      assert.equal((await ask()).json().ip, '1.2.3.4');
+      assert.equal(await server.stop(), 0);
+    });
+
+    it('gives every descriptor back', async () => {
+      const server = await startServer(...args);
+      const open = async () => (await readdir(`/proc/${server.pid}/fd`)).length;
+      await server.stats();
+      const before = await open();
+      for (let i = 0; i < 20; i++) {
+        await once(server, get('/hello'));
+        await once(server, post('/nothing', 'refused with a body'));
+        await once(server, 'POST /small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n80\r\n'
+          + `${'x'.repeat(128)}\r\n`);
+        await once(server, get('/ws'));
+        (await server.ws()).raw.destroy();
+        const raw = await server.connect();
+        await raw.write(get('/hello'));
+        await raw.response();
+        (await server.ws('/ws', { raw })).raw.destroy();
+        const parked = await server.connect();
+        await parked.write(get('/park?watch=1'));
+        const partial = await server.connect();
+        await partial.write('GET /');
+        await until(async () => (await server.stats()).parked === 1, { what: 'it to park', everyMs: 5 });
+        parked.destroy();
+        partial.destroy();
+      }
+      await until(async () => (await open()) <= before, { what: `at most ${before} descriptors` });
       assert.equal(await server.stop(), 0);
     });
 

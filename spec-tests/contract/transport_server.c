@@ -2,8 +2,9 @@
  * driven by http_contract.test.mjs and ws_contract.test.mjs. It knows no library below the seams.
  *
  * transport_server [--poll] [--prefix P] [--trust T] [--per-ip N] [--origins O] [--control PATH]
- *                  [--queue N] [--bodies BYTES]
- * Prints one JSON line when it listens; SIGTERM drains and ends it, printing "stopped". */
+ *                  [--queue N] [--bodies BYTES] [--max CONNECTIONS]
+ * Prints one JSON line when it listens; SIGTERM drains and ends it, printing "stopped"; SIGUSR1 ends
+ * it without draining; SIGHUP reloads to fixed settings. */
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -475,6 +476,13 @@ static void stop_when_idle(void *arg)
 static void on_signal(void *arg, int signo)
 {
     (void)arg;
+    if (signo == SIGHUP) {
+        struct cd_http_conf conf = {.cors_origins = "https://reloaded.example",
+                                    .trust_proxy = "true", .per_ip = 1000};
+
+        cd_http_reload(http, &conf);
+        return;
+    }
     if (signo == SIGUSR1) { /* the hard way: nothing is drained */
         cd_loop_stop(loop);
         return;
@@ -494,6 +502,7 @@ static const struct option options[] = {
     {"trust", required_argument, NULL, 't'}, {"per-ip", required_argument, NULL, 'i'},
     {"origins", required_argument, NULL, 'o'}, {"control", required_argument, NULL, 'c'},
     {"queue", required_argument, NULL, 'q'}, {"bodies", required_argument, NULL, 'b'},
+    {"max", required_argument, NULL, 'm'},
     {0}};
 
 static struct cd_listener *must_listen(const char *address, enum cd_role role, const char *prefix)
@@ -527,6 +536,7 @@ int main(int argc, char **argv)
         case 'o': conf.cors_origins = optarg; break;
         case 'c': control = optarg; break;
         case 'q': ws_conf.queue_messages = strtoul(optarg, NULL, 10); break;
+        case 'm': conf.max_connections = (unsigned)strtoul(optarg, NULL, 10); break;
         case 'b': conf.body_bytes = strtoul(optarg, NULL, 10); break;
         default: return 2;
         }

@@ -90,6 +90,9 @@ typedef enum cd_rc (*cd_auth_fn)(void *self, struct cd_req *req, enum cd_auth ki
 void cd_req_auth_done(struct cd_req *req, enum cd_rc rc);
 
 struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *conf);
+/** Take over origins, trusted proxies, connections an address and the body budget (SIGHUP); the
+ * rest of @p conf stays as it was at the start. */
+void cd_http_reload(struct cd_http *http, const struct cd_http_conf *conf);
 void cd_http_set_auth(struct cd_http *http, cd_auth_fn fn, void *self);
 /** Add a table of routes. @param routes  must outlive the server. @return CD_OK or CD_E_INTERNAL
  * (same method and path twice) */

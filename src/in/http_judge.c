@@ -384,6 +384,24 @@ struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *con
     return NULL;
 }
 
+void cd_http_reload(struct cd_http *http, const struct cd_http_conf *conf)
+{
+    char *origins = strdup(conf->cors_origins ? conf->cors_origins : "*");
+    struct cd_proxy proxy;
+    struct cd_err err = {0};
+
+    if (origins) {
+        free(http->cors_origins);
+        http->cors_origins = origins;
+    }
+    if (cd_proxy_parse(&proxy, conf->trust_proxy, &err) == CD_OK)
+        http->proxy = proxy;
+    else
+        cd_log(CD_LOG_ERROR, "in", "http.proxy", NULL, "%s", err.text);
+    http->body_budget = conf->body_bytes;
+    cd_peers_limit(conf->per_ip);
+}
+
 void cd_http_set_auth(struct cd_http *http, cd_auth_fn fn, void *self)
 {
     http->auth = fn;
@@ -415,6 +433,10 @@ void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct
 
     if (!d || http->draining) {
         turn_away(http, fd, 503, "The server is stopping.");
+        return;
+    }
+    if (role == CD_ROLE_PUBLIC && http->stats.connections_now >= http->max_connections) {
+        turn_away(http, fd, 503, "The server has as many connections as it may.");
         return;
     }
     cd_proxy_peer(addr, addr_len, ip);
