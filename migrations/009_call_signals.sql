@@ -10,7 +10,7 @@ END
 $$;
 
 CREATE TABLE IF NOT EXISTS call_signals (
-    call_session_id text COLLATE "C" NOT NULL REFERENCES call_sessions (id) ON DELETE CASCADE,
+    call_session_id text COLLATE "C" NOT NULL,
     seq             bigint NOT NULL, -- number within the call
     kind            text NOT NULL,   -- webrtc-offer, webrtc-answer, ice-candidate
     from_user       text COLLATE "C" NOT NULL,

@@ -9,9 +9,10 @@ BEGIN
 END
 $$;
 
+-- No foreign key, here and in call_signals: rows come with their call and go soon; the writer checks.
 CREATE TABLE IF NOT EXISTS matrix_outbox (
     txn_id          text COLLATE "C" PRIMARY KEY, -- Matrix transaction id: the same at every attempt
-    call_session_id text COLLATE "C" NOT NULL REFERENCES call_sessions (id) ON DELETE CASCADE,
+    call_session_id text COLLATE "C" NOT NULL,
     room_id         text COLLATE "C" NOT NULL,
     user_id         text COLLATE "C" NOT NULL, -- whose token it is sent with
     event_type      text NOT NULL,

@@ -423,7 +423,13 @@ static void outbox_rows_are_marked_and_done(void)
 {
     struct cd_call *c = call_with_outbox("!out:x", "o");
     struct cd_stored_call *sc;
+    struct cd_change *ch;
 
+    ch = cd_change_new(c->id); /* a transaction id is used once */
+    kit_outbox(ch, "o-new", 3, 1, "{}");
+    kit_outbox(ch, "o1", 1, 1, "{}");
+    CHECK_INT(kit_put(S, ch), CD_STORE_LOST_RACE);
+    CHECK_INT(outbox_left(c), 4);
     CHECK_INT(kit_tried(S, "o0", 2), CD_STORE_OK);
     CHECK_INT(kit_tried(S, "no such row", 1), CD_STORE_OK);
     S->ops->outbox_done(S, "o1");

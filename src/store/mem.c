@@ -130,6 +130,14 @@ static bool is_duplicate(const struct mem_store *s, const struct cd_change *ch)
     return false;
 }
 
+static bool has_txn(const struct mem_store *s, const struct cd_change *ch)
+{
+    for (size_t i = 0; i < ch->n_outbox; i++)
+        if (cd_map_get(&s->outbox, cd_str_of(ch->outbox[i].txn_id)))
+            return true;
+    return false;
+}
+
 static enum cd_store_rc judge_insert(struct mem_store *s, const struct cd_call *c, char *live)
 {
     enum cd_store_rc rc = CD_STORE_OK;
@@ -162,11 +170,14 @@ static enum cd_store_rc judge(struct mem_store *s, const struct cd_change *ch, c
         return CD_STORE_DUPLICATE;
     if (ch->idem && mem_idem_find(s, ch->idem->user_id, ch->idem->key, ch->idem->at))
         return CD_STORE_LOST_RACE;
-    if (ch->call && ch->expect_version == 0)
-        return judge_insert(s, ch->call, live);
+    if (ch->call && ch->expect_version == 0) {
+        enum cd_store_rc rc = judge_insert(s, ch->call, live);
+
+        return rc == CD_STORE_OK && has_txn(s, ch) ? CD_STORE_LOST_RACE : rc;
+    }
     if (ch->call && (!m || m->call->version != ch->expect_version))
         return CD_STORE_LOST_RACE;
-    if (!m && (ch->n_events || ch->n_outbox))
+    if (has_txn(s, ch) || (!m && (ch->n_events || ch->n_outbox)))
         return CD_STORE_LOST_RACE;
     if (m && (m->n_events + ch->n_events > MEM_EVENTS_MAX || m->n_outbox + ch->n_outbox > MEM_OUTBOX_MAX))
         return CD_STORE_FULL;

@@ -44,6 +44,7 @@ void pg_op_finish(struct pg_op *op)
 }
 
 static void really_close(struct pg_store *s);
+static void kick(struct pg_store *s);
 
 void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n)
 {
@@ -57,6 +58,8 @@ void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n)
     s->delivering = false;
     if (s->closed)
         really_close(s);
+    else if (s->head)
+        kick(s);
 }
 
 /* --- the queue ------------------------------------------------------------------------------------- */

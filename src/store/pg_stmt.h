@@ -18,10 +18,12 @@ enum cd_pg_stmt {
     CD_PG_PURGE_INBOX,
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
     CD_PG_INSERT,
-    CD_PG_PARTICIPANT,
+    CD_PG_PARTICIPANT,     /* of new calls */
+    CD_PG_PARTICIPANT_SET, /* of calls that were there */
     CD_PG_EVENT,
     CD_PG_IDEM,
     CD_PG_DROP,       /* outbox rows that nobody needs any more */
+    CD_PG_EXISTS,     /* calls that outbox rows without a transition belong to */
     CD_PG_OUTBOX,
     CD_PG_SIGNAL,
     CD_PG_DROP_SIGNALS,
