@@ -274,6 +274,22 @@ test('both call each other: the client\'s call stays, ours is replaced', limit, 
   await a.next('call-ended', ring.callId);
 });
 
+test('answered without a description and given up: the Matrix caller gets a reject, for a hangup would mean nothing', limit, async () => {
+  const { caller, callee, roomId, b, client, callId } = await matrixCalls();
+  await b.command('call-answer', { callId });
+  await b.command('call-end', { callId });
+  await expectTimeline(caller, roomId, client.callId, [{ type: 'invite', sender: caller }, { type: 'reject', sender: callee }]);
+});
+
+test('muted while it rang: the client that answers is told', limit, async () => {
+  const { caller, callee, roomId, callId, client } = await callsMatrix();
+  await post(caller, `/api/calls/${callId}/toggle-audio`, { enabled: false });
+  await client.send('answer', { answer: answerOf('client'), ...modern });
+  const metadata = await sent(callee, roomId, callId, 'sdp_stream_metadata_changed', caller);
+  assert.equal(metadata.content.sdp_stream_metadata['stream-rest'].audio_muted, true);
+  await post(caller, `/api/calls/${callId}/end`);
+});
+
 test('the caller chose another device: ours leaves quietly', limit, async () => {
   const { caller, callee, roomId, b, client, callId } = await matrixCalls();
   await b.command('call-answer', { callId, answer: answerOf('tab') });

@@ -95,12 +95,12 @@ test("a call's whole life by REST alone", limit, async () => {
   const repeated = body(await asCallee.post(path(call, '/connected')));
   assert.equal(repeated.connectedAt, connected.connectedAt);
 
-  assert.deepEqual(body(await asCaller.post(path(call, '/toggle-audio'))),
-    { userId: caller.userId, audioEnabled: false, videoEnabled: true });
-  assert.deepEqual(body(await asCaller.post(path(call, '/toggle-video'), { enabled: false })),
-    { userId: caller.userId, audioEnabled: false, videoEnabled: false });
-  assert.deepEqual(body(await asCaller.post(path(call, '/toggle-audio'), { enabled: true })),
-    { userId: caller.userId, audioEnabled: true, videoEnabled: false });
+  for (const [route, request, audioEnabled, videoEnabled] of [['/toggle-audio', undefined, false, true],
+    ['/toggle-video', { enabled: false }, false, false], ['/toggle-audio', { enabled: true }, true, false]]) {
+    const toggled = body(await asCaller.post(path(call, route), request));
+    assert.deepEqual([toggled.userId, toggled.audioEnabled, toggled.videoEnabled],
+      [caller.userId, audioEnabled, videoEnabled]);
+  }
 
   const renegotiated = body(await asCaller.post(path(call, '/offer'), { offer: offerOf('again') }));
   const confirmed = body(await asCallee.post(path(call, '/answer-sdp'), { answer: answerOf('again') }));
@@ -167,7 +167,8 @@ test('cancel, decline and busy', limit, async () => {
   assert.equal(declined.phase, 'rejected');
   assert.equal(declined.endReason, 'declined');
   body(await second.asCallee.post(path(second.call, '/decline')));
-  refused(await second.asCaller.post(path(second.call, '/reject')), 409, 'ORG.CALLD.INVALID_STATE');
+  refused(await second.asCaller.post(path(second.call, '/reject')), 403, 'M_FORBIDDEN');
+  refused(await second.asCallee.post(path(second.call, '/answer')), 409, 'ORG.CALLD.INVALID_STATE');
 
   const third = await ringing({ offer: offerOf('third') });
   const busy = body(await third.asCallee.post(path(third.call, '/reject'), { reason: 'user_busy' }));
@@ -281,12 +282,13 @@ test('bad input: each request gets its documented answer, and no call changes', 
     ["a guest's token", 'GET', '/api/calls/active', { token: guest.token }, 403, 'M_GUEST_ACCESS_FORBIDDEN'],
     ['a token in the query', 'GET', `/api/calls/active?access_token=${ownToken}`, {}, 401, 'M_MISSING_TOKEN'],
     ['no such call', 'GET', '/api/calls/z0190a0b0c0d0e0f00000000000000000', { token: ownToken }, 404, 'M_NOT_FOUND'],
-    ['no call id at all', 'POST', '/api/calls/%00%ff/end', { token: ownToken, body: '{}' }, 404, 'M_NOT_FOUND'],
+    ['bytes that are no call id', 'POST', '/api/calls/%00%ff/end', { token: ownToken, body: '{}' }, 400,
+      'M_INVALID_PARAM'],
     ['a call in a room of others', 'GET', path(call), { token: stranger.token }, 404, 'M_NOT_FOUND'],
     ['ending a call in a room of others', 'POST', path(call, '/end'), { token: stranger.token, body: '{}' }, 404,
       'M_NOT_FOUND'],
-    ['starting a call in a room of others', 'POST', '/api/calls/initiate', { token: stranger.token, body: good }, 403,
-      'M_FORBIDDEN'],
+    ['starting a call in a room of others', 'POST', '/api/calls/initiate', { token: stranger.token, body: good }, 404,
+      'M_NOT_FOUND'],
     ['a member of the room, not of the call', 'POST', path(inCrowd, '/end'), { token: crowd.token, body: '{}' }, 403,
       'M_FORBIDDEN'],
     ['three in the room and no invitees', 'POST', '/api/calls/initiate', { token: crowd.token,

@@ -80,7 +80,8 @@ export class RawSocket {
       offset = 10;
     }
     if (buffer.length < offset + length) return undefined;
-    const frame = { opcode: buffer[0] & 0x0f, text: buffer.subarray(offset, offset + length).toString('utf8') };
+    const data = buffer.subarray(offset, offset + length);
+    const frame = { opcode: buffer[0] & 0x0f, data, text: data.toString('utf8') };
     this.received = buffer.subarray(offset + length);
     return frame;
   }
@@ -94,6 +95,16 @@ export class RawSocket {
         if (frame.text.startsWith(start)) return frame.text;
       }
     }, { what: `a frame ${start}...`, everyMs: 5 });
+  }
+
+  /** Waits for the end: the code of the server's close frame, or undefined when it just closed. */
+  closeCode() {
+    return until(() => {
+      for (let frame; (frame = this.takeFrame());) {
+        if (frame.opcode === 8) return { code: frame.data.length >= 2 ? frame.data.readUInt16BE(0) : 1005 };
+      }
+      return this.closed && { code: undefined };
+    }, { what: 'the connection closed', everyMs: 5 }).then(({ code }) => code);
   }
 
   /** Upgrades and connects the namespace as that user. */
