@@ -32,7 +32,7 @@ async function open(callerKind, calleeKind, options) {
   const pair = await stack.newPair();
   const client = (kind, profile, user) => (kind === 'page'
     ? CallPage.open(profile, stack, user, pair.roomId, options)
-    : SdkClient.open(profile, site.url, user, options));
+    : SdkClient.open(profile, site.url, user, pair.roomId, options));
   const [a, b] = await Promise.all([client(callerKind, profiles[0], pair.caller),
     client(calleeKind, profiles[1], pair.callee)]);
   return { ...pair, a, b, close: () => Promise.all([a.close(), b.close()]) };

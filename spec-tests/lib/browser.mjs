@@ -101,9 +101,11 @@ export class SdkClient extends Client {
    * @param {Profile} profile
    * @param {string} url where the page is served
    * @param {MatrixUser} user
+   * @param {string} roomId where its calls are placed
    */
-  static async open(profile, url, user, { relayOnly = false } = {}) {
+  static async open(profile, url, user, roomId, { relayOnly = false } = {}) {
     const client = new SdkClient(await profile.newPage());
+    client.roomId = roomId;
     client.name = `sdk ${user.userId}`;
     await client.page.goto(url);
     await client.page.waitForFunction(() => window.sdk);
@@ -117,8 +119,8 @@ export class SdkClient extends Client {
     return this.page.evaluate(() => JSON.parse(JSON.stringify(window.sdk)));
   }
 
-  place(roomId, { video = true } = {}) {
-    return this.page.evaluate(([room, options]) => window.sdk.place(room, options), [roomId, { video }]);
+  place({ video = true } = {}) {
+    return this.page.evaluate(([room, options]) => window.sdk.place(room, options), [this.roomId, { video }]);
   }
 
   waitForIncoming() {

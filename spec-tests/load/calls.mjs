@@ -68,7 +68,7 @@ const kinds = {
     }),
   },
   sdk: {
-    open: (profile, stack, user, roomId, options) => SdkClient.open(profile, options.site.url, user, options),
+    open: (profile, stack, user, roomId, options) => SdkClient.open(profile, options.site.url, user, roomId, options),
     answerAtOnce: (client) => client.page.evaluate(() => {
       window.sdk.answerAtOnce = true;
     }),
@@ -89,7 +89,7 @@ async function between(kind, stack, profiles, site, relayOnly) {
   const ring = [];
   const frame = [];
   for (let index = 0; index <= calls; index++) {
-    await a.place(kind === 'sdk' ? roomId : undefined);
+    await a.place();
     const [atCaller, atCallee] = await until(async () => {
       const both = await Promise.all([times(a), times(b)]);
       // The callee's figures may still be those of the call before.
