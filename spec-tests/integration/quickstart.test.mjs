@@ -29,6 +29,7 @@ after(async () => {
 
 async function start() {
   const json = join(directory, 'stack.json');
+  rmSync(json, { force: true });
   const child = spawn(join(top, 'contrib/quickstart'), ['--dir', directory, '--json', json, '--matrix-calld', binary,
     '--no-build', '--stop-with-parent'], { stdio: ['ignore', 'pipe', 'pipe'] });
   running = { child, output: '' };
