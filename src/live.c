@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -146,6 +147,7 @@ static void cancel_timers(struct cd_live *l)
 
 static void log_entry_done(struct cd_log_entry *e)
 {
+    cd_budget_give(CD_BUDGET_REPLAY, e->payload_n);
     free(e->payload);
     free(e->from_user);
     free(e->from_party);
@@ -263,6 +265,7 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
     size_t n = strlen(event);
     memcpy(e->event, event, n < sizeof(e->event) ? n : sizeof(e->event) - 1);
     l->log_bytes += payload_n;
+    cd_budget_take(CD_BUDGET_REPLAY, payload_n);
     return e;
 }
 
