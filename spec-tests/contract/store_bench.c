@@ -59,7 +59,8 @@ static double cpu_of(long pid)
     snprintf(path, sizeof path, "/proc/%ld/stat", pid);
     f = fopen(path, "r");
     if (f && fgets(line, sizeof line, f) && strrchr(line, ')'))
-        sscanf(strrchr(line, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+        sscanf(strrchr(line, ')') + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+               &user, &system);
     if (f)
         fclose(f);
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
@@ -91,7 +92,8 @@ static void run(void)
     s = kit_open();
     if (!s)
         exit(1);
-    backend = (long)kit_sql_int("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'matrix-calld write%'");
+    backend = (long)kit_sql_int("SELECT pid FROM pg_stat_activity"
+                                " WHERE application_name LIKE 'matrix-calld write%'");
     self = cpu_self();
     server = cpu_of(backend);
     t0 = cd_mono_us();
@@ -103,8 +105,9 @@ static void run(void)
     server = (cpu_of(backend) - server) * 1e5 / (double)wanted;
     qsort(latency_ms, (size_t)wanted, sizeof *latency_ms, by_size);
     s->ops->stats(s, &st);
-    printf("{\"name\":\"store-initiate\",\"changes\":%ld,\"in_flight\":%ld,\"failed\":%ld,\"per_second\":%.0f,"
-           "\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"client_cpu_s_per_100k\":%.2f,\"postgres_cpu_s_per_100k\":%.2f,"
+    printf("{\"name\":\"store-initiate\",\"changes\":%ld,\"in_flight\":%ld,\"failed\":%ld,"
+           "\"per_second\":%.0f,\"p50_ms\":%.2f,\"p99_ms\":%.2f,"
+           "\"client_cpu_s_per_100k\":%.2f,\"postgres_cpu_s_per_100k\":%.2f,"
            "\"per_batch\":%.1f}\n", wanted, in_flight, failed, (double)wanted / seconds,
            latency_ms[wanted / 2], latency_ms[wanted * 99 / 100], self, server,
            (double)wanted / (double)st.batches);

@@ -13,7 +13,7 @@
 static const char *kit_name, *kit_url;
 static char kit_schema[64];
 
-/* --- stores ---------------------------------------------------------------------------------------- */
+/* --- stores ----------------------------------------------------------------------------------- */
 
 /** Run SQL as the tests' own client, blocking. @return the first value, to be freed; NULL: none, error */
 static inline char *kit_sql(const char *sql)
@@ -54,7 +54,8 @@ static inline void kit_end(void)
 
     if (!kit_url || !*kit_url)
         return;
-    snprintf(sql, sizeof sql, "SET client_min_messages = error; DROP SCHEMA IF EXISTS %s CASCADE", kit_schema);
+    snprintf(sql, sizeof sql, "SET client_min_messages = error; DROP SCHEMA IF EXISTS %s CASCADE",
+             kit_schema);
     free(kit_sql(sql));
 }
 
@@ -108,14 +109,15 @@ static inline struct cd_store *kit_open_pg(const char *url)
 
 static inline struct cd_store *kit_open(void)
 {
-    struct cd_store *s = strcmp(kit_name, "memory") == 0 ? cd_store_mem_open(await.loop) : kit_open_pg(kit_url);
+    bool memory = strcmp(kit_name, "memory") == 0;
+    struct cd_store *s = memory ? cd_store_mem_open(await.loop) : kit_open_pg(kit_url);
 
     if (s && strcmp(s->ops->name, kit_name) != 0)
         printf("# the store calls itself %s\n", s->ops->name);
     return s;
 }
 
-/* --- calls and changes ----------------------------------------------------------------------------- */
+/* --- calls and changes ------------------------------------------------------------------------ */
 
 /** @param callee  NULL: a group call */
 static inline struct cd_call *kit_call(const char *room, const char *caller, const char *callee)
@@ -191,7 +193,8 @@ static inline void kit_signal(struct cd_change *ch, uint64_t seq, const char *ki
     r->payload = strdup(payload);
 }
 
-static inline void kit_outbox(struct cd_change *ch, const char *txn, int rank, int64_t ord, const char *content)
+static inline void kit_outbox(struct cd_change *ch, const char *txn, int rank, int64_t ord,
+                              const char *content)
 {
     struct cd_outbox_row *r = cd_change_outbox(ch);
 
@@ -256,7 +259,7 @@ static inline void kit_same_call(const struct cd_call *a, const struct cd_call *
             kit_same_participant(&a->participants[i], &b->participants[i]);
 }
 
-/* --- operations, waited for ------------------------------------------------------------------------ */
+/* --- operations, waited for ------------------------------------------------------------------- */
 
 struct kit_commit {
     bool done;
@@ -459,14 +462,16 @@ static struct {
     char text[256];
 } kit_member_got;
 
-static inline void kit_on_members(void *arg, enum cd_store_rc rc, const struct cd_member_row *rows, size_t n)
+static inline void kit_on_members(void *arg, enum cd_store_rc rc, const struct cd_member_row *rows,
+                                  size_t n)
 {
     (void)arg;
     kit_member_got.done = true;
     for (size_t i = 0; rc == CD_STORE_OK && i < n; i++) {
         const char *name = rows[i].display_name, *avatar = rows[i].avatar_url;
 
-        if (strcmp(rows[i].room_id, kit_member_got.room) || strcmp(rows[i].user_id, kit_member_got.user))
+        if (strcmp(rows[i].room_id, kit_member_got.room) ||
+            strcmp(rows[i].user_id, kit_member_got.user))
             continue;
         kit_member_got.found = true;
         snprintf(kit_member_got.text, sizeof kit_member_got.text, "%s%s%s", name ? name : "",

@@ -1,4 +1,5 @@
-/* store_migrate_tool.c -- cd_migrate for scripts: store_migrate_tool URL SCHEMA [--dry-run] [--to N] [--nowait] */
+/* store_migrate_tool.c -- cd_migrate for scripts:
+ * store_migrate_tool URL SCHEMA [--dry-run] [--to N] [--nowait] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

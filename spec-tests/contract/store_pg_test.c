@@ -38,7 +38,8 @@ static const char *url_at(const char *host, int port)
     return url;
 }
 
-static struct cd_store *open_at(const char *url, const char *schema, size_t max_queue, struct kit_done *ready)
+static struct cd_store *open_at(const char *url, const char *schema, size_t max_queue,
+                                struct kit_done *ready)
 {
     const struct cd_pg_conf conf = {.url = url, .schema = schema, .max_queue = max_queue};
 
@@ -191,7 +192,7 @@ static void a_lost_read_is_read_again(void)
     proxy_done(&p);
 }
 
-/* --- two daemons on one database ------------------------------------------------------------------- */
+/* --- two daemons on one database -------------------------------------------------------------- */
 
 #define RACES 40
 
@@ -255,7 +256,7 @@ static void two_stores_race_and_one_wins(void)
     s[1]->ops->close(s[1]);
 }
 
-/* --- batches --------------------------------------------------------------------------------------- */
+/* --- batches ---------------------------------------------------------------------------------- */
 
 static void what_arrives_meanwhile_shares_a_batch(void)
 {
@@ -285,7 +286,7 @@ static void what_arrives_meanwhile_shares_a_batch(void)
     s->ops->close(s);
 }
 
-/* --- absence --------------------------------------------------------------------------------------- */
+/* --- absence ---------------------------------------------------------------------------------- */
 
 static void without_a_database_the_answer_is_down(void)
 {

@@ -10,7 +10,7 @@
 
 static struct cd_store *S;
 
-/* --- sessions -------------------------------------------------------------------------------------- */
+/* --- sessions --------------------------------------------------------------------------------- */
 
 static void a_call_comes_back_whole(void)
 {
@@ -186,7 +186,7 @@ static void participants_follow(void)
     cd_call_free(c);
 }
 
-/* --- what comes with a transition ------------------------------------------------------------------ */
+/* --- what comes with a transition ------------------------------------------------------------- */
 
 static void a_matrix_event_applies_once(void)
 {
@@ -394,7 +394,7 @@ static void signals_live_as_long_as_their_call(void)
     cd_call_free(c);
 }
 
-/* --- outbox ---------------------------------------------------------------------------------------- */
+/* --- outbox ----------------------------------------------------------------------------------- */
 
 static struct cd_call *call_with_outbox(const char *room, const char *prefix)
 {
@@ -467,7 +467,7 @@ static void what_nobody_needs_is_dropped(void)
     cd_call_free(other);
 }
 
-/* --- start ----------------------------------------------------------------------------------------- */
+/* --- start ------------------------------------------------------------------------------------ */
 
 static void a_start_finds_what_is_not_over(void)
 {
@@ -503,7 +503,7 @@ static void a_start_finds_what_is_not_over(void)
     cd_call_free(owing);
 }
 
-/* --- several at once ------------------------------------------------------------------------------- */
+/* --- several at once -------------------------------------------------------------------------- */
 
 #define CROWD 60
 
@@ -583,7 +583,7 @@ static void one_may_end_where_the_next_begins(void)
     cd_call_free(next);
 }
 
-/* --- the small tables ------------------------------------------------------------------------------ */
+/* --- the small tables ------------------------------------------------------------------------- */
 
 static void tokens_come_back_sealed(void)
 {
@@ -611,7 +611,8 @@ static void tokens_come_back_sealed(void)
 
 static void members_come_back(void)
 {
-    char room[] = "!mem:x", a[] = "@a:x", b[] = "@b:x", name[] = "B\xc3\xa9", newer[] = "Newer", mxc[] = "mxc://x/1";
+    char room[] = "!mem:x", a[] = "@a:x", b[] = "@b:x";
+    char name[] = "B\xc3\xa9", newer[] = "Newer", mxc[] = "mxc://x/1";
     const struct cd_member_row first[] = {{room, a, true, NULL, NULL}, {room, b, true, name, mxc}};
     const struct cd_member_row then[] = {{room, a, true, name, NULL}, {room, b, false, NULL, NULL},
                                          {room, a, true, newer, mxc}};

@@ -194,11 +194,14 @@ static int hex4(const char *p)
 
     for (int i = 0; i < 4; i++) {
         int c = (unsigned char)p[i];
-        int d = c >= '0' && c <= '9' ? c - '0' : ((c | 32) >= 'a' && (c | 32) <= 'f') ? (c | 32) - 'a' + 10 : -1;
+        int low = c | 32;
 
-        if (d < 0)
+        if (c >= '0' && c <= '9')
+            v = v * 16 + c - '0';
+        else if (low >= 'a' && low <= 'f')
+            v = v * 16 + low - 'a' + 10;
+        else
             return -1;
-        v = v * 16 + d;
     }
     return v;
 }

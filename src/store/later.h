@@ -7,7 +7,15 @@
 /** One answer. Owns what it carries; the receiver takes over what store.h says it frees. */
 struct cd_answer {
     struct cd_answer *next;
-    enum { CD_A_COMMIT, CD_A_LOAD, CD_A_LOAD_ALL, CD_A_MEMBERS, CD_A_IDEM, CD_A_TOKEN, CD_A_DONE } kind;
+    enum {
+        CD_A_COMMIT,
+        CD_A_LOAD,
+        CD_A_LOAD_ALL,
+        CD_A_MEMBERS,
+        CD_A_IDEM,
+        CD_A_TOKEN,
+        CD_A_DONE
+    } kind;
     enum cd_store_rc rc;
     union {
         cd_commit_fn commit;
@@ -34,7 +42,7 @@ struct cd_later; /* a queue of answers, tied to one store */
 struct cd_later *cd_later_new(struct cd_loop *loop);
 /** Drops what is still queued. */
 void cd_later_free(struct cd_later *l);
-/** Queue @p a (taken over) for the next turn of the loop. NULL is allowed: there was no memory for it. */
+/** Queue @p a (taken over) for the next turn of the loop. NULL: there was no memory for it. */
 void cd_later_push(struct cd_later *l, struct cd_answer *a);
 /** Call the receiver and free @p a. */
 void cd_answer_deliver(struct cd_answer *a);

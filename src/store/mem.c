@@ -15,7 +15,7 @@ static struct mem_call *find_call(const struct mem_store *s, const char *id)
     return cd_map_get(&s->calls, cd_str_of(id));
 }
 
-/* --- keys ----------------------------------------------------------------------------------------- */
+/* --- keys ------------------------------------------------------------------------------------- */
 
 static char *matrix_key(const struct cd_call *c)
 {
@@ -43,7 +43,7 @@ static void clear_active(struct mem_store *s, struct mem_call *m)
     m->active_key = NULL;
 }
 
-/* --- rows of one call ------------------------------------------------------------------------------ */
+/* --- rows of one call ------------------------------------------------------------------------- */
 
 static void drop_signals(struct mem_call *m)
 {
@@ -120,7 +120,7 @@ static void trim_ended(struct mem_store *s)
     free_call(s, m);
 }
 
-/* --- commit ---------------------------------------------------------------------------------------- */
+/* --- commit ----------------------------------------------------------------------------------- */
 
 static bool is_duplicate(const struct mem_store *s, const struct cd_change *ch)
 {
@@ -179,7 +179,8 @@ static enum cd_store_rc judge(struct mem_store *s, const struct cd_change *ch, c
         return CD_STORE_LOST_RACE;
     if (has_txn(s, ch) || (!m && (ch->n_events || ch->n_outbox)))
         return CD_STORE_LOST_RACE;
-    if (m && (m->n_events + ch->n_events > MEM_EVENTS_MAX || m->n_outbox + ch->n_outbox > MEM_OUTBOX_MAX))
+    if (m && (m->n_events + ch->n_events > MEM_EVENTS_MAX ||
+              m->n_outbox + ch->n_outbox > MEM_OUTBOX_MAX))
         return CD_STORE_FULL;
     return CD_STORE_OK;
 }
@@ -322,7 +323,8 @@ static void add_outbox(struct mem_store *s, struct mem_call *m, const struct cd_
 
         if (cd_map_get(&s->outbox, cd_str_of(ch->outbox[i].txn_id)) || !(o = calloc(1, sizeof *o)))
             continue;
-        if (!copy_row(&o->row, &ch->outbox[i]) || cd_map_put(&s->outbox, cd_str_of(o->row.txn_id), o) < 0) {
+        if (!copy_row(&o->row, &ch->outbox[i]) ||
+            cd_map_put(&s->outbox, cd_str_of(o->row.txn_id), o) < 0) {
             cd_outbox_row_done(&o->row);
             free(o);
             continue;
@@ -382,7 +384,7 @@ static void commit(struct cd_store *b, struct cd_change *ch, cd_commit_fn fn, vo
     cd_later_push(s->later, a);
 }
 
-/* --- loads ----------------------------------------------------------------------------------------- */
+/* --- loads ------------------------------------------------------------------------------------ */
 
 static bool copy_events(struct cd_stored_call *sc, const struct mem_call *m)
 {
@@ -489,7 +491,7 @@ static void load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
     cd_later_push(s->later, a);
 }
 
-/* --- outbox bookkeeping, life ---------------------------------------------------------------------- */
+/* --- outbox bookkeeping, life ----------------------------------------------------------------- */
 
 static void answer_done(struct mem_store *s, cd_done_fn fn, void *arg)
 {

@@ -91,6 +91,7 @@ void mem_token_del(struct cd_store *b, const char *user);
 void mem_members_put(struct cd_store *b, const struct cd_member_row *rows, size_t n);
 void mem_members_load(struct cd_store *b, cd_members_fn fn, void *arg);
 void mem_seen_put(struct cd_store *b, const uint8_t hash[16], cd_commit_fn fn, void *arg);
-void mem_quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn, void *arg);
+void mem_quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn,
+                    void *arg);
 
 #endif

@@ -58,7 +58,7 @@ struct cd_answer *mem_answer(enum cd_store_rc rc, void *arg)
     return a;
 }
 
-/* --- hashes of event ids -------------------------------------------------------------------------- */
+/* --- hashes of event ids ---------------------------------------------------------------------- */
 
 static struct cd_str hash_key(const uint8_t hash[16])
 {
@@ -125,7 +125,7 @@ void mem_seen_put(struct cd_store *b, const uint8_t hash[16], cd_commit_fn fn, v
     cd_later_push(s->later, a);
 }
 
-/* --- idempotency keys ----------------------------------------------------------------------------- */
+/* --- idempotency keys ------------------------------------------------------------------------- */
 
 static void idem_free(struct mem_idem *i)
 {
@@ -212,7 +212,7 @@ void mem_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem
     cd_later_push(s->later, a);
 }
 
-/* --- sealed tokens -------------------------------------------------------------------------------- */
+/* --- sealed tokens ---------------------------------------------------------------------------- */
 
 static void token_free(struct mem_token *t)
 {
@@ -303,7 +303,7 @@ void mem_token_del(struct cd_store *b, const char *user)
     token_list_free(cd_map_del(&mem_of(b)->tokens, cd_str_of(user)));
 }
 
-/* --- members -------------------------------------------------------------------------------------- */
+/* --- members ---------------------------------------------------------------------------------- */
 
 static void member_free(struct mem_member *m)
 {
@@ -369,10 +369,11 @@ void mem_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
     cd_later_push(s->later, a);
 }
 
-/* --- the rest ------------------------------------------------------------------------------------- */
+/* --- the rest --------------------------------------------------------------------------------- */
 
 /* Without a database there is nobody to look at it later: the log line is what remains. */
-void mem_quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn, void *arg)
+void mem_quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn,
+                    void *arg)
 {
     struct mem_store *s = mem_of(b);
     struct cd_answer *a = mem_answer(CD_STORE_OK, arg);

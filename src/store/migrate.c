@@ -109,7 +109,8 @@ static enum cd_rc connect_db(struct run *r)
 
     if (!parsed) /* libpq's own words would quote the URL with its password */
         return cd_fail(r->err, CD_E_INVALID_PARAM,
-                       "database.url is neither a URI (postgresql://user@host/db) nor \"key=value ...\"");
+                       "database.url is neither a URI (postgresql://user@host/db)"
+                       " nor \"key=value ...\"");
     PQconninfoFree(parsed);
     r->pg = PQconnectdbParams(keys, values, 1);
     if (!r->pg || PQstatus(r->pg) != CONNECTION_OK)
@@ -131,8 +132,8 @@ static enum cd_rc lock(struct run *r)
                     "SELECT pg_advisory_lock(hashtextextended('matrix-calld migrations ' || $1, 0))",
                     1, &schema);
     res = PQexecParams(r->pg,
-                       "SELECT pg_try_advisory_lock(hashtextextended('matrix-calld migrations ' || $1, 0))",
-                       1, NULL, &schema, NULL, NULL, 0);
+                       "SELECT pg_try_advisory_lock("
+                       "hashtextextended('matrix-calld migrations ' || $1, 0))", 1, NULL, &schema, NULL, NULL, 0);
     if (!res_ok(res)) {
         enum cd_rc rc = fail_pg(r, "cannot take the migration lock", res);
 
@@ -142,14 +143,16 @@ static enum cd_rc lock(struct run *r)
     mine = PQgetvalue(res, 0, 0)[0] == 't';
     PQclear(res);
     return mine ? CD_OK : cd_fail(r->err, CD_E_INTERNAL,
-                                  "another matrix-calld migrates this database now; try again when it is done");
+                                  "another matrix-calld migrates this database now;"
+                                  " try again when it is done");
 }
 
 static enum cd_rc read_applied(struct run *r)
 {
     const char *schema = r->conf->schema;
     PGresult *res = PQexecParams(r->pg,
-                                 "SELECT 1 FROM pg_attribute WHERE NOT attisdropped AND attname = 'checksum'"
+                                 "SELECT 1 FROM pg_attribute"
+                                 " WHERE NOT attisdropped AND attname = 'checksum'"
                                  " AND attrelid = to_regclass(quote_ident($1) || '.schema_migrations')",
                                  1, NULL, &schema, NULL, NULL, 0);
     int rows = PQntuples(res);
@@ -163,7 +166,8 @@ static enum cd_rc read_applied(struct run *r)
     PQclear(res);
     if (rows == 0)
         return CD_OK; /* nothing yet; or a foreign table, which the first file will name */
-    res = PQexec(r->pg, "SELECT number, name, coalesce(checksum, '') FROM schema_migrations ORDER BY 1");
+    res = PQexec(r->pg, "SELECT number, name, coalesce(checksum, '') FROM schema_migrations"
+                        " ORDER BY number");
     rows = PQntuples(res);
     if (res_ok(res) && rows <= APPLIED_MAX)
         r->applied = calloc((size_t)rows + 1, sizeof *r->applied);
@@ -210,8 +214,8 @@ static enum cd_rc check_history(struct run *r)
 
         if (!m)
             return cd_fail(r->err, CD_E_INTERNAL,
-                           "schema \"%s\" is newer than this matrix-calld: it holds migration %s, we know"
-                           " up to %s. Install the newer version, or restore a backup.",
+                           "schema \"%s\" is newer than this matrix-calld: it holds migration %s,"
+                           " we know up to %s. Install the newer version, or restore a backup.",
                            r->conf->schema, a->name, cd_migrations[cd_migrations_count - 1].name);
         checksum(m->up, sum);
         if (a->checksum[0] && strcmp(a->checksum, sum) != 0)
@@ -288,7 +292,8 @@ static enum cd_rc migrate(struct run *r)
 
     if (to != 0 && !find_known(to))
         return cd_fail(r->err, CD_E_INVALID_PARAM,
-                       "there is no migration number %d; the newest is %d, 0 takes all back", to, newest);
+                       "there is no migration number %d; the newest is %d, 0 takes all back", to,
+                       newest);
     rc = connect_db(r);
     if (rc == CD_OK)
         rc = lock(r);

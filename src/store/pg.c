@@ -13,16 +13,16 @@
 #include "base/log.h"
 
 #define TICK_MS 500
-#define BATCH_WAIT_MS 20000          /* for a batch's results; the server gives a statement up after 10 s */
+#define BATCH_WAIT_MS 20000 /* for a batch's results; the server gives a statement up after 10 s */
 #define PURGE_MS (60 * 60 * 1000)
-#define SLOTS 4096                   /* of the set of calls in a batch */
+#define SLOTS 4096 /* of the set of calls in a batch */
 
 /* What the loop holds; it cannot be cancelled, so it is told when its store has gone. */
 struct pg_kick {
     struct pg_store *store;
 };
 
-/* --- ops ------------------------------------------------------------------------------------------- */
+/* --- ops -------------------------------------------------------------------------------------- */
 
 void pg_op_free(struct pg_op *op)
 {
@@ -62,7 +62,7 @@ void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n)
         kick(s);
 }
 
-/* --- the queue ------------------------------------------------------------------------------------- */
+/* --- the queue -------------------------------------------------------------------------------- */
 
 static void append(struct pg_store *s, struct pg_op *op)
 {
@@ -152,7 +152,7 @@ static void answer_flush(struct pg_store *s, struct pg_op *op)
     pg_op_free(op);
 }
 
-void pg_kick_now(struct pg_store *s)
+static void kick_now(struct pg_store *s)
 {
     if (s->phase != PG_IDLE)
         return;
@@ -172,7 +172,7 @@ static void kicked(void *arg)
     if (!s)
         return;
     s->kick = NULL;
-    pg_kick_now(s);
+    kick_now(s);
 }
 
 /* At the end of this turn, so that everything of the turn shares a batch. */
@@ -187,7 +187,7 @@ static void kick(struct pg_store *s)
         k->store = s;
     if (!k || cd_loop_defer(s->loop, kicked, k) < 0) {
         free(k);
-        pg_kick_now(s);
+        kick_now(s);
         return;
     }
     s->kick = k;
@@ -245,7 +245,7 @@ static void submit_or_drop(struct pg_store *s, struct pg_op *op, bool complete)
     submit(s, op);
 }
 
-/* --- operations ------------------------------------------------------------------------------------ */
+/* --- operations ------------------------------------------------------------------------------- */
 
 static size_t change_bytes(const struct cd_change *ch)
 {
@@ -340,7 +340,8 @@ static void members_put(struct cd_store *b, const struct cd_member_row *rows, si
 
         m->joined = rows[i].joined;
         ok = cd_dup(&m->room_id, rows[i].room_id) && cd_dup(&m->user_id, rows[i].user_id) &&
-             cd_dup(&m->display_name, rows[i].display_name) && cd_dup(&m->avatar_url, rows[i].avatar_url);
+             cd_dup(&m->display_name, rows[i].display_name) &&
+             cd_dup(&m->avatar_url, rows[i].avatar_url);
         op->bytes += 256;
     }
     submit_or_drop(pg_of(b), op, ok);
@@ -357,7 +358,8 @@ static void seen_put(struct cd_store *b, const uint8_t hash[16], cd_commit_fn fn
     submit_or_drop(s, op, copy_bytes(op, hash, 16));
 }
 
-static void quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn, void *arg)
+static void quarantine(struct cd_store *b, const char *reason, struct cd_str raw, cd_done_fn fn,
+                       void *arg)
 {
     struct pg_op *op = op_new(PG_OP_QUARANTINE, arg);
     size_t kept = raw.n > CD_QUARANTINE_BYTES ? CD_QUARANTINE_BYTES : raw.n;
@@ -391,7 +393,7 @@ static void stats(const struct cd_store *b, struct cd_store_stats *out)
     out->reconnects = connects ? connects - 1 : 0;
 }
 
-/* --- time ------------------------------------------------------------------------------------------ */
+/* --- time ------------------------------------------------------------------------------------- */
 
 /* Without a connection nobody waits for ever. What is under way is not touched: its outcome is unknown
  * until the next connection tells. */
@@ -450,7 +452,7 @@ void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc)
     cd_later_push(s->later, a);
 }
 
-/* --- life ------------------------------------------------------------------------------------------ */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void really_close(struct pg_store *s)
 {

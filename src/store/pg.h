@@ -110,8 +110,6 @@ void pg_op_finish(struct pg_op *op);
 void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n);
 /** Put the batch's ops from @p from on back to the head of the queue, in their order. */
 void pg_requeue(struct pg_store *s, struct pg_op *const *ops, size_t n);
-/** Start a batch when there is something to write and nothing under way. */
-void pg_kick_now(struct pg_store *s);
 /** The first connection stands, or the first attempt failed. */
 void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc);
 

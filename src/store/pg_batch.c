@@ -17,7 +17,7 @@
 
 #define RETRIES_MAX 5 /* of one op, after deadlocks and serialization failures */
 
-/* --- sending --------------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static bool expect(struct pg_store *s, int what, size_t op)
 {
@@ -191,7 +191,7 @@ static void send_singles(struct pg_store *s)
     sent(s, ok);
 }
 
-/* --- why did it fail? ------------------------------------------------------------------------------ */
+/* --- why did it fail? ------------------------------------------------------------------------- */
 
 /* '{"\\x00..","\\x01.."}' of the change's event hashes. */
 static void hash_list(const struct cd_change *ch, struct cd_buf *b)
@@ -214,7 +214,8 @@ static void hash_list(const struct cd_change *ch, struct cd_buf *b)
 static bool send_diag(struct pg_store *s, PGconn *pg, const struct pg_op *op, size_t i)
 {
     const struct cd_change *ch = op->change;
-    const struct cd_call *c = ch->call && !ch->expect_version && cd_call_holds_active(ch->call) ? ch->call : NULL;
+    bool starts = ch->call && !ch->expect_version && cd_call_holds_active(ch->call);
+    const struct cd_call *c = starts ? ch->call : NULL;
     struct cd_buf hashes, at;
     const char *v[9] = {0};
     bool ok;
@@ -233,8 +234,8 @@ static bool send_diag(struct pg_store *s, PGconn *pg, const struct pg_op *op, si
         v[2] = ch->idem->key;
         cd_buf_reset(&at);
         if (gmtime_r(&secs, &tm))
-            cd_buf_addf(&at, "%04d-%02d-%02d %02d:%02d:%02d.%03d+00", tm.tm_year + 1900, tm.tm_mon + 1,
-                        tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ch->idem->at % 1000));
+            cd_buf_addf(&at, "%04d-%02d-%02d %02d:%02d:%02d.%03d+00", tm.tm_year + 1900,
+                        tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ch->idem->at % 1000));
     }
     v[3] = at.p;
     if (c) {
@@ -305,7 +306,7 @@ static enum verdict judge(struct pg_op *op)
     return V_OK;
 }
 
-/* --- the end of a batch ---------------------------------------------------------------------------- */
+/* --- the end of a batch ----------------------------------------------------------------------- */
 
 static void count(struct pg_store *s, const struct pg_op *op)
 {
@@ -378,7 +379,7 @@ static void on_sync(struct pg_store *s)
     }
 }
 
-/* --- results --------------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------- */
 
 static void note_failure(struct pg_store *s, const struct pg_expect *e, const PGresult *res)
 {
@@ -411,8 +412,8 @@ static void take_seen(struct pg_store *s, const PGresult *res)
         for (size_t k = 0; k < s->n_batch; k++) {
             struct pg_op *op = s->batch[k];
 
-            if (op->kind == PG_OP_SEEN && op->rc == CD_STORE_DUPLICATE && PQgetlength(res, i, 0) == 16 &&
-                memcmp(op->data, PQgetvalue(res, i, 0), 16) == 0) {
+            if (op->kind == PG_OP_SEEN && op->rc == CD_STORE_DUPLICATE &&
+                PQgetlength(res, i, 0) == 16 && memcmp(op->data, PQgetvalue(res, i, 0), 16) == 0) {
                 op->rc = CD_STORE_OK;
                 break;
             }
@@ -452,7 +453,8 @@ static void take_fence(struct pg_store *s, const PGresult *res)
     s->n_batch = 0;
     if (n)
         cd_log(CD_LOG_INFO, "store", "pg.resolved", NULL,
-               "of %zu changes under way when the connection was lost %zu are in, %zu go again", n, n_in, n_out);
+               "of %zu changes under way when the connection was lost %zu are in, %zu go again", n,
+               n_in, n_out);
     pg_requeue(s, out, n_out);
     /* finished with the Sync that follows; should that not come, the next fence finds them again */
     memcpy(s->batch, in, n_in * sizeof in[0]);
@@ -513,7 +515,7 @@ static void result(void *self, const PGresult *res)
         take_seen(s, res);
 }
 
-/* --- the connection -------------------------------------------------------------------------------- */
+/* --- the connection --------------------------------------------------------------------------- */
 
 static bool send_fence(struct pg_store *s, PGconn *pg)
 {
@@ -524,8 +526,8 @@ static bool send_fence(struct pg_store *s, PGconn *pg)
     /* the former backend may not have noticed yet, and holds the row that the fence needs */
     snprintf(mine, sizeof mine, "%d", cd_pgconn_backend(s->write));
     return PQsendQueryParams(pg,
-                             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> $1::integer"
-                             " AND application_name = 'matrix-calld write ' || $2::text",
+                             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                             " WHERE pid <> $1::integer AND application_name = 'matrix-calld write ' || $2::text",
                              2, NULL, others, NULL, NULL, 0) == 1 &&
            expect(s, PG_X_PREPARE, 0) &&
            PQsendQueryParams(pg, "DELETE FROM store_writers WHERE seen_at < now() - interval '7 days'"

@@ -58,7 +58,7 @@ void cd_pg_calls_done(struct cd_pg_calls *c)
     memset(c, 0, sizeof *c);
 }
 
-/* --- one row's columns, from left to right --------------------------------------------------------- */
+/* --- one row's columns, from left to right ---------------------------------------------------- */
 
 struct cursor {
     const PGresult *res;
@@ -125,7 +125,7 @@ void cd_pg_hash(const char *hex, uint8_t out[16])
         out[i / 2] = (uint8_t)(hex_digit(hex[i]) << 4 | hex_digit(hex[i + 1]));
 }
 
-/* --- rows ------------------------------------------------------------------------------------------ */
+/* --- rows ------------------------------------------------------------------------------------- */
 
 static void copy_id(char out[CD_CALL_ID_LEN + 1], const char *s)
 {

@@ -143,7 +143,7 @@ static void watch(struct cd_pgconn *c, uint32_t events, cd_io_fn fn)
     c->events = events;
 }
 
-/* --- open ------------------------------------------------------------------------------------------ */
+/* --- open ------------------------------------------------------------------------------------- */
 
 static void ready(void *arg, uint32_t events);
 
@@ -228,7 +228,7 @@ static void ready(void *arg, uint32_t events)
     cd_pgconn_flush(c);
 }
 
-/* --- connecting ------------------------------------------------------------------------------------ */
+/* --- connecting ------------------------------------------------------------------------------- */
 
 static void set_up(struct cd_pgconn *c)
 {

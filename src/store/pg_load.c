@@ -65,7 +65,7 @@ static struct pg_read *take(struct pg_read **head, struct pg_read **last)
     return r;
 }
 
-/* --- sending --------------------------------------------------------------------------------------- */
+/* --- sending ---------------------------------------------------------------------------------- */
 
 static bool ask(PGconn *pg, const char *sql, const struct pg_read *r, bool binary)
 {
@@ -149,7 +149,7 @@ static void submit(struct pg_store *s, struct pg_read *r)
     pump(rs);
 }
 
-/* --- results --------------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------- */
 
 static char *column(const PGresult *res, int row, int col)
 {
@@ -163,7 +163,8 @@ static void take_idem(struct pg_read *r, const PGresult *res)
     if (PQntuples(res) == 0)
         return;
     i = calloc(1, sizeof *i);
-    if (!i || !cd_dup(&i->user_id, r->a) || !cd_dup(&i->key, r->b) || !(i->response = column(res, 0, 2))) {
+    if (!i || !cd_dup(&i->user_id, r->a) || !cd_dup(&i->key, r->b) ||
+        !(i->response = column(res, 0, 2))) {
         cd_idem_row_free(i);
         r->failed = true;
         return;
@@ -376,7 +377,7 @@ void pg_reads_free(struct pg_reads *rs)
     free(rs);
 }
 
-/* --- operations ------------------------------------------------------------------------------------ */
+/* --- operations ------------------------------------------------------------------------------- */
 
 static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b, void *arg)
 {
