@@ -255,23 +255,28 @@ static void on_candidates(struct cd_live *live, const struct cd_mx_in *in)
     cd_buf_done(&list);
 }
 
-static void note_modern(struct cd_live *live)
+/* @return the call's state, NULL out of memory */
+static struct cd_mx *note_modern(struct cd_live *live)
 {
     struct cd_mx *m = cd_mx_of(live);
 
     if (m)
         m->negotiates = true;
+    return m;
 }
 
 static void on_negotiate(struct cd_live *live, const struct cd_mx_in *in)
 {
     const json_t *d = json_object_get(in->content, "description");
     const char *sdp = cd_mx_text(d, "sdp"), *type = cd_mx_text(d, "type");
+    struct cd_mx *m;
 
     if (!is_active(live->cur) || !is_counterpart(live->cur, in) || !sdp ||
         in->age_ms >= cd_mx_number(in->content, "lifetime", 60000))
         return;
-    note_modern(live);
+    m = note_modern(live);
+    if (m)
+        m->n_heard[cd_mx_side_of(live->cur, in->sender)] = 0; /* it gathers anew */
     cd_mx_relay_sdp(live, in, sdp, type && strcmp(type, "answer") == 0, false);
 }
 

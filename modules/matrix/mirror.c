@@ -150,6 +150,13 @@ static void build_final(struct cd_mx_rows *rows, struct cd_live *live, const str
         return;
     }
     int side = hangup_side(prev, cmd);
+    if (side == CD_MX_CALLEE && !m->answer_written) { /* to the room it never answered: who ignores its hang-up */
+        if (!cd_mx_is_ours(next, CD_MX_CALLER)) {
+            cd_mx_add_reject(rows, m, next);
+            return;
+        }
+        side = CD_MX_CALLER;
+    }
     if (side >= 0)
         cd_mx_add_hangup(rows, m, next, side);
 }
@@ -195,16 +202,17 @@ static void take_back(struct cd_live *live, const struct cd_call *prev, const st
     }
 }
 
-/* A participant of ours muted or unmuted: a Matrix client that knows about it is told. */
-static void tell_toggled(struct cd_live *live, const struct cd_cmd *cmd)
+/* Our client muted or unmuted, perhaps while it rang: a Matrix client that knows about it is told. */
+static void tell_switches(struct cd_live *live, int side)
 {
     struct cd_mx *m = live->mx;
-    int side = cd_mx_side_of(live->cur, cmd->user);
+    const struct cd_mx_side *s = &m->side[side];
+    const struct cd_participant *p = cd_mx_participant(live->cur, side);
     struct cd_mx_rows rows = {0};
 
-    if (cmd->source == CD_S_MATRIX || side < 0 || !m->negotiates || !m->side[side].sdp ||
-        !is_active(live->cur) || !cd_mx_is_ours(live->cur, side) || !cd_mx_has_counterpart(live->cur) ||
-        !cd_mx_mirrors(live, live->cur))
+    if (!m->negotiates || !s->based_ms || !is_active(live->cur) || !cd_mx_is_ours(live->cur, side) ||
+        !cd_mx_has_counterpart(live->cur) || !cd_mx_mirrors(live, live->cur) ||
+        (p->audio_enabled == s->said_audio && p->video_enabled == s->said_video))
         return;
     cd_mx_add_metadata(&rows, m, live->cur, side);
     cd_mx_rows_write(&rows, live);
@@ -227,8 +235,8 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
     mark_written(m, change->outbox, change->n_outbox);
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
-    if (cmd->ev == CD_EV_TOGGLE_AUDIO || cmd->ev == CD_EV_TOGGLE_VIDEO)
-        tell_toggled(live, cmd);
+    for (int side = 0; side < CD_MX_SIDES; side++)
+        tell_switches(live, side);
     pump(live);
 }
 
@@ -259,6 +267,7 @@ static bool keep_sdp(struct cd_mx *m, int side, const json_t *members, bool is_a
         return false;
     free(m->side[side].sdp);
     m->side[side].sdp = copy;
+    m->side[side].n_seen = 0; /* it gathers anew */
     return true;
 }
 

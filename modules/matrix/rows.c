@@ -106,11 +106,15 @@ static struct cd_mxc_head head_of(struct cd_mx *m, const struct cd_call *c, int 
     return (struct cd_mxc_head){cd_call_mx_id(c), cd_mx_party(m, c, side)};
 }
 
-static struct cd_mxc_media media_of(const struct cd_call *c, int side)
+/* The side's switches, which this event tells the room. */
+static struct cd_mxc_media media_of(struct cd_mx *m, const struct cd_call *c, int side)
 {
     const struct cd_participant *p = cd_mx_participant(c, side);
+    struct cd_mx_side *s = &m->side[side];
 
-    return (struct cd_mxc_media){p && p->audio_enabled, p && p->video_enabled};
+    s->said_audio = p && p->audio_enabled;
+    s->said_video = p && p->video_enabled;
+    return (struct cd_mxc_media){s->said_audio, s->said_video};
 }
 
 /* What is left of the ring time, in whole seconds: the few milliseconds between the call's row and its
@@ -123,7 +127,7 @@ static int64_t ring_ms_left(const struct cd_call *c)
 void cd_mx_add_invite(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c)
 {
     struct cd_mxc_head h = head_of(m, c, CD_MX_CALLER);
-    struct cd_mxc_media media = media_of(c, CD_MX_CALLER);
+    struct cd_mxc_media media = media_of(m, c, CD_MX_CALLER);
     struct plan p = {CD_MX_CALLER, RANK_INVITE, "m.call.invite", c->ring_expires_at};
 
     add(rows, m, c, &p,
@@ -135,7 +139,7 @@ void cd_mx_add_invite(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_
 void cd_mx_add_answer(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c)
 {
     struct cd_mxc_head h = head_of(m, c, CD_MX_CALLEE);
-    struct cd_mxc_media media = media_of(c, CD_MX_CALLEE);
+    struct cd_mxc_media media = media_of(m, c, CD_MX_CALLEE);
     struct plan p = {CD_MX_CALLEE, RANK_ANSWER, "m.call.answer", call_end(m, c)};
 
     add(rows, m, c, &p,
@@ -179,7 +183,7 @@ void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct 
                          bool is_answer)
 {
     struct cd_mxc_head h = head_of(m, c, side);
-    struct cd_mxc_media media = media_of(c, side);
+    struct cd_mxc_media media = media_of(m, c, side);
     struct plan p = {side, RANK_DROPPABLE, "m.call.negotiate", cd_wall_ms() + NEGOTIATE_LIFE_MS};
 
     add(rows, m, c, &p,
@@ -190,7 +194,7 @@ void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct 
 void cd_mx_add_metadata(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side)
 {
     struct cd_mxc_head h = head_of(m, c, side);
-    struct cd_mxc_media media = media_of(c, side);
+    struct cd_mxc_media media = media_of(m, c, side);
     struct plan p = {side, RANK_DROPPABLE, "m.call.sdp_stream_metadata_changed", call_end(m, c)};
     char *content = h.party_id ? cd_mxc_metadata(&h, cd_str_of(m->side[side].sdp), &media) : NULL;
 

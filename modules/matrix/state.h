@@ -24,6 +24,7 @@ struct cd_mx_side {
     int64_t based_ms;       /* monotonic, when its invite or answer was written; 0: not yet */
     int64_t next_ms;        /* monotonic, of the next regular batch */
     bool relay_due;         /* a relay candidate waits: send at once */
+    bool said_audio, said_video; /* what the room was last told of its switches */
 };
 
 /** Candidates of a Matrix party before it is the chosen one. */
