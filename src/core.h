@@ -267,6 +267,7 @@ struct cd_core {
     struct cd_counts counts;
     int64_t started_at;     /* wall ms */
     int64_t started_mono;
+    bool relieving; /* a queue is about to be closed for want of memory */
     bool ready, draining, no_homeserver, persistent;
 };
 

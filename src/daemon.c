@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/secret.h"
@@ -245,6 +246,29 @@ static enum cd_rc migrate_at_start(const struct cd_conf *f, struct cd_err *err)
     return cd_migrate(&m, stderr, err);
 }
 
+/* The owner of the largest queue goes, one a turn, until the budget has room again. */
+static void relieve(void *arg)
+{
+    struct cd_core *core = arg;
+    size_t freed;
+
+    core->relieving = false;
+    if (!cd_budget_full())
+        return;
+    freed = cd_ws_close_largest();
+    cd_log(CD_LOG_WARN, "daemon", "memory.full", NULL,
+           "limits.memory_mb is used up (%zu bytes); the largest queue, %zu bytes, was closed",
+           cd_budget_used(), freed);
+}
+
+static void memory_is_full(void *arg)
+{
+    struct cd_core *core = arg;
+
+    if (!core->relieving && core->loop)
+        core->relieving = cd_loop_defer(core->loop, relieve, core) == 0;
+}
+
 static void setup_sockets(struct cd_core *core)
 {
     const struct cd_conf *f = core->conf;
@@ -258,6 +282,7 @@ static void setup_sockets(struct cd_core *core)
         .max_sessions = (unsigned)f->limits.max_connections,
     };
 
+    cd_budget_setup((size_t)f->limits.memory_mb * 1024 * 1024, memory_is_full, core);
     cd_sock_setup(&cd_client_ops, core, &sc);
     cd_ws_set_proxy(f->server.path_prefix, f->server.trust_proxy);
     cd_ws_set_origins(f->server.cors_origins);
@@ -273,7 +298,7 @@ static enum cd_rc open_http(struct cd_core *core, struct cd_err *err)
         .header_bytes = 16384,
         .max_connections = (unsigned)f->limits.max_connections,
         .per_ip = (unsigned)f->limits.connections_per_ip,
-        .body_bytes = (size_t)f->limits.memory_mb * 1024 * 1024 / 2,
+        .body_bytes = (size_t)f->limits.memory_mb * 1024 * 1024,
     };
 
     core->http = cd_http_new(core->loop, &hc);

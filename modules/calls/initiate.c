@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "base/clock.h"
 #include "calls.h"
 
@@ -221,6 +222,10 @@ static bool may_start(struct cd_op *op)
 
     if (!core->conf->calls.enabled || core->draining) {
         cd_fail(&op->err, CD_E_DISABLED, NULL);
+        return false;
+    }
+    if (cd_budget_high()) {
+        cd_fail(&op->err, CD_E_OVERLOADED, "The server is short of memory; try again later.");
         return false;
     }
     int64_t wait = core->starts ? cd_limit_peek(core->starts, op->who->user_id, cd_mono_ms()) : 0;

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "base/budget.h"
+
 static enum cd_rc reply(struct cd_req *req, int status, struct cd_buf *b)
 {
     cd_req_add_header(req, "Cache-Control", "no-store");
@@ -92,6 +94,16 @@ static void call_metrics(struct cd_buf *b, struct cd_core *core)
            (double)core->counts.rate_limited);
 }
 
+static void memory_metrics(struct cd_buf *b)
+{
+    cd_buf_adds(b, "# HELP calld_memory_bytes Budgeted memory in use, by purpose.\n"
+                   "# TYPE calld_memory_bytes gauge\n");
+    for (int k = 0; k < CD_BUDGET_KINDS; k++)
+        cd_buf_addf(b, "calld_memory_bytes{for=\"%s\"} %zu\n", cd_budget_name((enum cd_budget_kind)k),
+                    cd_budget_used_by((enum cd_budget_kind)k));
+    metric(b, "memory_limit_bytes", "gauge", "limits.memory_mb.", (double)cd_budget_limit());
+}
+
 static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
 {
     struct cd_store_stats st;
@@ -158,6 +170,7 @@ static enum cd_rc metrics(void *self, struct cd_req *req)
     call_metrics(&b, core);
     traffic_metrics(&b, core);
     matrix_metrics(&b, core);
+    memory_metrics(&b);
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->metrics)
             cd_modules[i]->metrics(core, &b);

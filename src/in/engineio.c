@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "base/id.h"
 #include "in/engineio_priv.h"
 #include "in/sio_packet.h"
@@ -151,7 +152,7 @@ void cd_eio_end(struct cd_eio *s, uint16_t code)
     if (s->poll)
         cd_eio_poll_reply(s, CD_STR("1"));
     tell_closed(s);
-    cd_buf_done(&s->out);
+    cd_eio_queue_done(s);
     if (s->busy == 0)
         free(s);
 }
@@ -222,7 +223,7 @@ void cd_eio_client_closed(struct cd_eio *s)
         return;
     if (!s->ws && !s->poll) {
         cd_eio_ws_drop(s->probe, 1000);
-        cd_buf_reset(&s->out);
+        cd_eio_queue_done(s);
         await_last_poll(s, CD_STR("6"), CD_EIO_CLIENT_CLOSE_MS);
         return;
     }
@@ -313,6 +314,7 @@ enum cd_eio_verdict cd_eio_binary(struct cd_eio *s)
 
 void cd_eio_queue_done(struct cd_eio *s)
 {
+    cd_budget_give(CD_BUDGET_QUEUES, s->out.n);
     cd_buf_done(&s->out);
     cd_buf_init(&s->out, server.conf.queue_bytes + 16);
     s->out_count = 0;
@@ -323,9 +325,11 @@ static bool queue(struct cd_eio *s, struct cd_str packet)
     if (s->out_count >= server.conf.queue_messages ||
         s->out.n + packet.n + 1 > server.conf.queue_bytes)
         return false;
-    if (s->out.n > 0)
+    size_t before = s->out.n;
+    if (before > 0)
         cd_buf_addc(&s->out, 0x1e);
     cd_buf_add(&s->out, packet.p, packet.n);
+    cd_budget_take(CD_BUDGET_QUEUES, s->out.n - before);
     s->out_count++;
     return !s->out.failed;
 }

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "in/classify.h"
@@ -170,8 +171,10 @@ static bool reserve(struct cd_req *req, size_t bytes)
 
     if (bytes <= req->reserved)
         return true;
-    if (http->body_budget && http->body_used + (bytes - req->reserved) > http->body_budget)
+    if (cd_budget_full() ||
+        (http->body_budget && http->body_used + (bytes - req->reserved) > http->body_budget))
         return false;
+    cd_budget_take(CD_BUDGET_BODIES, bytes - req->reserved);
     http->body_used += bytes - req->reserved;
     req->reserved = bytes;
     return true;
@@ -180,6 +183,7 @@ static bool reserve(struct cd_req *req, size_t bytes)
 void cd_http_release_body(struct cd_req *req)
 {
     req->http->body_used -= req->reserved;
+    cd_budget_give(CD_BUDGET_BODIES, req->reserved);
     req->reserved = 0;
 }
 
@@ -437,6 +441,10 @@ void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct
     }
     if (role == CD_ROLE_PUBLIC && http->stats.connections_now >= http->max_connections) {
         turn_away(http, fd, 503, "The server has as many connections as it may.");
+        return;
+    }
+    if (role == CD_ROLE_PUBLIC && cd_budget_high()) {
+        turn_away(http, fd, 503, "The server is short of memory; try again later.");
         return;
     }
     cd_proxy_peer(addr, addr_len, ip);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/budget.h"
 #include "base/id.h"
 #include "in/engineio.h"
 #include "in/sio_packet.h"
@@ -115,7 +116,7 @@ static void free_slots_when_empty(void)
 
 bool cd_sock_admit(struct cd_sock *sock, const struct cd_sock_form *form, const char *client_ip)
 {
-    if (reg.stats.sessions >= reg.conf.max_sessions || !take_slot(sock, &sock->slot))
+    if (cd_budget_high() || reg.stats.sessions >= reg.conf.max_sessions || !take_slot(sock, &sock->slot))
         return false;
     sock->form = form;
     snprintf(sock->client_ip, sizeof(sock->client_ip), "%s", client_ip ? client_ip : "");

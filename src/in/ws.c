@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/budget.h"
 #include "base/buf.h"
 #include "base/log.h"
 #include "in/classify.h"
@@ -86,6 +87,7 @@ static void drop_queue(struct cd_ws *w)
         free(f);
     }
     w->last = NULL;
+    cd_budget_give(CD_BUDGET_QUEUES, w->queued_bytes);
     w->queued_n = w->queued_bytes = 0;
 }
 
@@ -352,6 +354,7 @@ static bool enqueue(struct cd_ws *w, const void *p, size_t n, bool binary)
     w->last = f;
     w->queued_n++;
     w->queued_bytes += n;
+    cd_budget_take(CD_BUDGET_QUEUES, n);
     lws_callback_on_writable(w->wsi);
     return true;
 }
@@ -398,6 +401,7 @@ static int writeable(struct cd_ws *w)
             w->last = NULL;
         w->queued_n--;
         w->queued_bytes -= f->n;
+        cd_budget_give(CD_BUDGET_QUEUES, f->n);
         free(f);
         if (!ok)
             return -1;
@@ -586,6 +590,22 @@ void cd_ws_close_all(void)
         else
             kill_later(w);
     }
+}
+
+size_t cd_ws_close_largest(void)
+{
+    struct cd_ws *most = NULL;
+    size_t bytes;
+
+    for (struct cd_ws *w = ws.first; w; w = w->next)
+        if (w->queued_bytes && !w->closing && (!most || w->queued_bytes > most->queued_bytes))
+            most = w;
+    if (!most)
+        return 0;
+    bytes = most->queued_bytes;
+    drop_queue(most);
+    cd_ws_close(most, 1013, "server short of memory");
+    return bytes;
 }
 
 size_t cd_ws_count(void)
