@@ -26,21 +26,23 @@ static char *slurp(const char *name)
 static int generate(const char *server_name, const char *url, const char *output,
                     const char *profile)
 {
+    char name[] = "generate-registration", for_name[] = "--server-name", for_url[] = "--url",
+         for_output[] = "--output", for_profile[] = "--profile";
     char *argv[12];
     int argc = 0, status, null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     int out = dup(STDOUT_FILENO), saved = dup(STDERR_FILENO);
 
-    argv[argc++] = (char[]){"generate-registration"};
-    argv[argc++] = (char[]){"--server-name"};
+    argv[argc++] = name;
+    argv[argc++] = for_name;
     argv[argc++] = strdup(server_name);
     if (url) {
-        argv[argc++] = (char[]){"--url"};
+        argv[argc++] = for_url;
         argv[argc++] = strdup(url);
     }
-    argv[argc++] = (char[]){"--output"};
+    argv[argc++] = for_output;
     argv[argc++] = strdup(output);
     if (profile) {
-        argv[argc++] = (char[]){"--profile"};
+        argv[argc++] = for_profile;
         argv[argc++] = strdup(profile);
     }
     argv[argc] = NULL;
