@@ -24,13 +24,16 @@ void cd_id_call(int64_t wall_ms, char *out)
 void cd_id_alnum(size_t n, char *out)
 {
     static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    uint8_t r[32]; /* a system call each: drawn by the block */
     size_t i = 0;
 
     while (i < n) {
-        uint8_t r;
-        cd_random(&r, 1);
-        if (r < 248) /* 4 * 62: keeps the letters equally likely */
-            out[i++] = set[r % 62];
+        size_t want = n - i < sizeof(r) ? n - i : sizeof(r);
+
+        cd_random(r, want);
+        for (size_t k = 0; k < want; k++)
+            if (r[k] < 248) /* 4 * 62: keeps the letters equally likely */
+                out[i++] = set[r[k] % 62];
     }
     out[n] = '\0';
 }
@@ -38,12 +41,14 @@ void cd_id_alnum(size_t n, char *out)
 void cd_id_base64url(size_t nbytes, char *out, size_t out_size)
 {
     static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    uint8_t raw[3];
+    uint8_t raw[48];
     size_t n = 0;
 
     for (size_t i = 0; i + 3 <= nbytes && n + 4 < out_size; i += 3) {
-        cd_random(raw, sizeof(raw));
-        uint32_t v = (uint32_t)raw[0] << 16 | (uint32_t)raw[1] << 8 | raw[2];
+        const uint8_t *r = raw + i % sizeof(raw);
+        if (r == raw)
+            cd_random(raw, nbytes - i < sizeof(raw) ? nbytes - i : sizeof(raw));
+        uint32_t v = (uint32_t)r[0] << 16 | (uint32_t)r[1] << 8 | r[2];
         for (int shift = 18; shift >= 0; shift -= 6)
             out[n++] = set[v >> shift & 63];
     }
