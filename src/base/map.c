@@ -1,5 +1,5 @@
-/* map.c -- string-keyed hash table: open addressing, linear probing, FNV-1a with a seed drawn at
- * start so that strangers cannot choose colliding keys. */
+/* map.c -- string-keyed hash table: open addressing, linear probing. The hash takes eight bytes a
+ * step and is keyed at start, so that strangers cannot choose colliding keys. */
 #include "base/map.h"
 
 #include <stdbool.h>
@@ -10,16 +10,30 @@
 static char tomb_mark;
 #define TOMB ((void *)&tomb_mark)
 
+/* Multiplying carries a difference up, the shift brings it down again; both keys are secret. */
+static uint64_t mix(uint64_t h, uint64_t word, uint64_t factor)
+{
+    h = (h ^ word) * factor;
+    return h ^ h >> 32;
+}
+
 static uint64_t hash_of(struct cd_str key)
 {
-    static uint64_t seed;
+    static uint64_t secret[2]; /* start and factor */
+    uint64_t word;
+    size_t i = 0;
 
-    while (!seed)
-        cd_random(&seed, sizeof(seed));
-    uint64_t h = seed;
-    for (size_t i = 0; i < key.n; i++)
-        h = (h ^ (unsigned char)key.p[i]) * 0x100000001b3u;
-    return h ^ h >> 29;
+    while (!(secret[1] & 1)) /* an odd factor loses nothing */
+        cd_random(secret, sizeof(secret));
+    uint64_t h = secret[0] ^ key.n;
+    for (; key.n - i >= sizeof(word); i += sizeof(word)) {
+        memcpy(&word, key.p + i, sizeof(word));
+        h = mix(h, word, secret[1]);
+    }
+    word = 0;
+    if (i < key.n)
+        memcpy(&word, key.p + i, key.n - i);
+    return mix(mix(h, word, secret[1]), 0, secret[1]);
 }
 
 void cd_map_init(struct cd_map *m)
