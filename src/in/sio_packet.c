@@ -130,13 +130,16 @@ static bool take_namespace(struct cd_str *s, struct cd_sio_packet *out)
     return out->ns.n <= CD_SIO_NAMESPACE_MAX && cd_utf8_valid(out->ns.p, out->ns.n);
 }
 
+#define NAME(literal) {(literal), sizeof(literal) - 1}
+
 static bool reserved(struct cd_str name)
 {
-    static const char *const names[] = {"connect",       "connect_error", "disconnect",
-                                        "disconnecting", "newListener",   "removeListener"};
+    static const struct cd_str names[] = {NAME("connect"),       NAME("connect_error"),
+                                          NAME("disconnect"),    NAME("disconnecting"),
+                                          NAME("newListener"),   NAME("removeListener")};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (cd_str_is(name, names[i]))
+        if (cd_str_eq(name, names[i]))
             return true;
     }
     return false;
@@ -160,10 +163,36 @@ static bool event_parts(struct cd_sio_packet *out)
     return true;
 }
 
+/** What nearly every event looks like, ["name",value], checked and split in one pass.
+ * @return false: it is something else, or wrong; the general way tells */
+static bool plain_event(struct cd_sio_packet *out)
+{
+    struct cd_str data = out->data, rest;
+    const char *quote;
+    size_t at, n;
+
+    if (out->type != CD_SIO_EVENT || data.n < 4 || data.p[0] != '[' || data.p[1] != '"')
+        return false;
+    quote = memchr(data.p + 2, '"', data.n - 2);
+    if (!quote || quote + 1 == data.p + data.n || quote[1] != ',')
+        return false;
+    out->event = (struct cd_str){data.p + 1, (size_t)(quote - data.p)};
+    if (memchr(out->event.p, '\\', out->event.n) || !cd_json_valid(out->event, 1))
+        return false;
+    rest = (struct cd_str){quote + 2, (size_t)(data.p + data.n - quote) - 2};
+    n = cd_json_value(rest, CD_SIO_JSON_DEPTH, &at);
+    if (n == 0 || at + n + 1 != rest.n || rest.p[at + n] != ']')
+        return false;
+    out->payload = (struct cd_str){rest.p + at, n};
+    return !reserved((struct cd_str){out->event.p + 1, out->event.n - 2});
+}
+
 static bool data_fits(struct cd_sio_packet *out)
 {
     enum cd_json_kind kind = CD_JSON_BAD;
 
+    if (plain_event(out))
+        return true;
     if (out->data.n > 0) {
         if (!cd_json_valid(out->data, CD_SIO_JSON_DEPTH + 1))
             return false;
@@ -207,7 +236,8 @@ bool cd_sio_parse(struct cd_str text, struct cd_sio_packet *out)
 
 struct cd_str cd_sio_event_name(struct cd_str raw, char *space, size_t space_size)
 {
-    long n = raw.n > 0 && raw.p[0] == '"' ? cd_json_text(raw, space, space_size) : -1;
+    bool plain = raw.n < 2 || !memchr(raw.p, '\\', raw.n);
+    long n = raw.p && !plain && raw.p[0] == '"' ? cd_json_text(raw, space, space_size) : -1;
 
     if (n >= 0)
         return (struct cd_str){space, (size_t)n};

@@ -9,8 +9,9 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/str.h"
+#include "in/sock.h"
 
-#define CD_SIO_JSON_DEPTH 32     /* of one argument; the array around it is one more */
+#define CD_SIO_JSON_DEPTH CD_SOCK_JSON_DEPTH /* of one argument; the array around it is one more */
 #define CD_SIO_ATTACHMENTS 10    /* binary attachments of one packet, as the stock parser has it */
 #define CD_SIO_NAMESPACE_MAX 255 /* bytes of a namespace's name */
 #define CD_SIO_EVENT_MAX 64      /* bytes of an event name that is decoded, NUL included */

@@ -14,6 +14,8 @@ struct cd_loop;
 struct cd_http;
 struct cd_sock;
 
+#define CD_SOCK_JSON_DEPTH 32 /* nesting of a payload at most; one that goes deeper is not delivered */
+
 /** Where an ack goes; `id < 0`: the client did not ask for one. Copyable: holds no pointers. The
  * socket is named by a generation id so that a late answer to a gone socket resolves to nothing. */
 struct cd_ack {
