@@ -21,32 +21,71 @@ __attribute__((format(printf, 3, 4))) static void wrong(struct cd_input *in, enu
 
 void cd_input_open(struct cd_input *in, struct cd_str text, unsigned max_depth, struct cd_err *err)
 {
-    text = cd_str_trim(text);
-    *in = (struct cd_input){.text = text, .err = err, .rc = CD_OK};
-    if (text.n == 0) {
-        in->text = CD_STR("{}");
+    if (cd_str_trim(text).n == 0 || cd_json_valid(text, max_depth)) {
+        cd_input_open_valid(in, text, err);
         return;
     }
-    if (!cd_json_valid(text, max_depth)) {
-        in->rc = cd_fail(err, CD_E_NOT_JSON,
-                         "The body must be one JSON text in UTF-8, nested at most %u deep.", max_depth);
-        in->text = CD_STR("{}");
-    } else if (cd_json_kind(text) != CD_JSON_OBJECT) {
+    cd_input_open_valid(in, CD_STR("{}"), err);
+    in->rc = cd_fail(err, CD_E_NOT_JSON,
+                     "The body must be one JSON text in UTF-8, nested at most %u deep.", max_depth);
+}
+
+void cd_input_open_valid(struct cd_input *in, struct cd_str text, struct cd_err *err)
+{
+    text = cd_str_trim(text);
+    in->text = text.n ? text : CD_STR("{}");
+    in->err = err;
+    in->rc = CD_OK;
+    in->n_known = 0;
+    in->indexed = in->searched = false;
+    if (cd_json_kind(in->text) != CD_JSON_OBJECT) {
         in->rc = cd_fail(err, CD_E_BAD_JSON, "The body must be a JSON object.");
         in->text = CD_STR("{}");
     }
 }
 
+/* An operation asks for several members: the text is stepped through once for all of them. */
+static void index_members(struct cd_input *in)
+{
+    struct cd_str name, value;
+    size_t pos = 0;
+
+    in->indexed = true;
+    while (!in->searched && cd_json_member(in->text, &pos, &name, &value)) {
+        in->searched = in->n_known == CD_INPUT_KNOWN || memchr(name.p, '\\', name.n);
+        if (in->searched)
+            break;
+        in->known[in->n_known].name = name;
+        in->known[in->n_known++].value = value;
+    }
+}
+
+bool cd_input_member(struct cd_input *in, const char *name, struct cd_str *value)
+{
+    struct cd_str wanted = cd_str_of(name);
+
+    if (!in->indexed)
+        index_members(in);
+    if (in->searched)
+        return cd_json_find(in->text, name, value);
+    for (size_t i = in->n_known; i-- > 0;) {
+        if (cd_str_eq(in->known[i].name, wanted)) {
+            *value = in->known[i].value;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A member that is there and not null. */
 static bool find(struct cd_input *in, const char *name, struct cd_str *value)
 {
-    return cd_json_find(in->text, name, value) && cd_json_kind(*value) != CD_JSON_NULL;
+    return cd_input_member(in, name, value) && cd_json_kind(*value) != CD_JSON_NULL;
 }
 
 void cd_input_text(struct cd_input *in, const char *name, bool required, char *out, size_t size)
 {
     struct cd_str v;
-    char what[64];
 
     out[0] = '\0';
     if (!find(in, name, &v)) {
@@ -54,13 +93,11 @@ void cd_input_text(struct cd_input *in, const char *name, bool required, char *o
             wrong(in, CD_E_MISSING_PARAM, "%s is required.", name);
         return;
     }
-    snprintf(what, sizeof(what), "a string of 1 to %zu bytes", size - 1);
-    if (cd_json_kind(v) != CD_JSON_STRING) {
-        wrong(in, CD_E_BAD_JSON, "%s must be %s.", name, what);
-    } else if (cd_json_text(v, out, size) <= 0) {
-        out[0] = '\0';
-        wrong(in, CD_E_INVALID_PARAM, "%s must be %s.", name, what);
-    }
+    enum cd_rc rc = cd_json_kind(v) == CD_JSON_STRING ? CD_E_INVALID_PARAM : CD_E_BAD_JSON;
+    if (rc == CD_E_INVALID_PARAM && cd_json_text(v, out, size) > 0)
+        return;
+    out[0] = '\0';
+    wrong(in, rc, "%s must be a string of 1 to %zu bytes.", name, size - 1);
 }
 
 bool cd_input_bool(struct cd_input *in, const char *name, bool *out)

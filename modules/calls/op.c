@@ -17,12 +17,43 @@
 
 static void begin(struct cd_op *op);
 
+/* Signals are operations, too, thousands a second: the memory of the last few serves the next ones. */
+#define SPARE_MAX 8
+#define SPARE_BODY 4096
+static struct cd_op *spare[SPARE_MAX];
+static size_t n_spare;
+
 static void op_free(struct cd_op *op)
 {
     cd_principal_unref(op->who);
-    free(op->body);
     free(op->key);
+    if (n_spare < SPARE_MAX && op->body_cap <= SPARE_BODY) {
+        spare[n_spare++] = op;
+        return;
+    }
+    free(op->body);
     free(op);
+}
+
+/* A blank operation with room for @p n bytes of text. */
+static struct cd_op *op_alloc(size_t n)
+{
+    struct cd_op *op = n_spare ? spare[--n_spare] : calloc(1, sizeof(*op));
+    char *body = op ? op->body : NULL;
+    size_t cap = op ? op->body_cap : 0;
+
+    if (op && cap < n) {
+        free(body);
+        cap = n < 1024 ? 1024 : n;
+        body = malloc(cap);
+        if (!body) {
+            free(op);
+            return NULL;
+        }
+    }
+    if (op)
+        *op = (struct cd_op){.body = body, .body_cap = cap};
+    return op;
 }
 
 /* --- answering ------------------------------------------------------------------------------------ */
@@ -276,25 +307,26 @@ static bool take_key(struct cd_op *op)
 
 /* --- entry ---------------------------------------------------------------------------------------- */
 
-static struct cd_op *op_new(struct cd_core *core, struct cd_principal *who, struct cd_str text, cd_op_fn run)
+/* @param valid_depth  the text is known to be valid and nested no deeper; 0: nothing is known of it */
+static struct cd_op *op_new(struct cd_core *core, struct cd_principal *who, struct cd_str text,
+                            unsigned valid_depth, cd_op_fn run)
 {
-    struct cd_op *op = calloc(1, sizeof(*op));
+    struct cd_op *op = op_alloc(text.n + 1);
+    unsigned max_depth = (unsigned)core->conf->limits.json_depth;
 
     if (!op)
         return NULL;
     op->core = core;
     op->who = cd_principal_ref(who);
     op->run = run;
-    op->body = malloc(text.n + 1);
-    if (!op->body) {
-        op_free(op);
-        return NULL;
-    }
     if (text.n)
         memcpy(op->body, text.p, text.n);
     op->body[text.n] = '\0';
-    cd_input_open(&op->in, (struct cd_str){op->body, text.n}, (unsigned)core->conf->limits.json_depth,
-                  &op->err);
+    text.p = op->body;
+    if (valid_depth && valid_depth <= max_depth)
+        cd_input_open_valid(&op->in, text, &op->err);
+    else
+        cd_input_open(&op->in, text, max_depth, &op->err);
     return op;
 }
 
@@ -308,7 +340,7 @@ static void give_up(void *arg)
 enum cd_rc cd_op_rest(struct cd_core *core, struct cd_req *req, cd_op_fn run)
 {
     struct cd_principal *who = cd_req_principal(req);
-    struct cd_op *op = op_new(core, who, cd_req_body(req), run);
+    struct cd_op *op = op_new(core, who, cd_req_body(req), 0, run);
     const char *id = cd_req_param(req, 0);
 
     if (!op)
@@ -335,7 +367,7 @@ enum cd_rc cd_op_rest(struct cd_core *core, struct cd_req *req, cd_op_fn run)
 void cd_op_socket(struct cd_core *core, struct cd_client *client, struct cd_str payload,
                   const struct cd_ack *ack, cd_op_fn run)
 {
-    struct cd_op *op = op_new(core, client->who, payload, run);
+    struct cd_op *op = op_new(core, client->who, payload, CD_SOCK_JSON_DEPTH, run);
     struct cd_err err;
 
     if (!op) {
@@ -355,19 +387,11 @@ void cd_op_socket(struct cd_core *core, struct cd_client *client, struct cd_str 
 
 /* --- finding the call ----------------------------------------------------------------------------- */
 
-struct seeking {
-    struct cd_op *op;
-    cd_op_fn next;
-    bool own;
-};
-
 static void on_membership(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
 {
-    struct seeking s = *(struct seeking *)arg;
-    struct cd_op *op = s.op;
+    struct cd_op *op = arg;
 
     (void)room;
-    free(arg);
     if (rc == CD_E_NOT_FOUND) {
         cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
     } else if (rc != CD_OK) {
@@ -376,43 +400,35 @@ static void on_membership(void *arg, enum cd_rc rc, const struct cd_room_view *r
         cd_op_fail(op, rc);
     } else if (!(op->live = cd_live_get(op->core, op->call_id))) {
         cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
-    } else if (s.own && cd_live_seat_of(op->live, op->who->user_id) < 0) {
+    } else if (op->found_own && cd_live_seat_of(op->live, op->who->user_id) < 0) {
         cd_op_error(op, CD_E_FORBIDDEN, "You are a member of the room, but not of this call.");
     } else {
         op->live->touched_ms = cd_mono_ms();
-        s.next(op);
+        op->found(op);
     }
 }
 
 static void on_found(void *arg, enum cd_rc rc, struct cd_live *live)
 {
-    struct seeking *s = arg;
-    struct cd_op *op = s->op;
+    struct cd_op *op = arg;
 
     if (rc != CD_OK || !live->cur) { /* a call that is still being created is nobody's yet */
-        free(s);
         cd_op_error(op, rc == CD_OK || rc == CD_E_NOT_FOUND ? CD_E_NOT_FOUND : rc, "%s",
                     rc == CD_OK || rc == CD_E_NOT_FOUND ? "There is no such call." : cd_rc_text(rc));
         return;
     }
-    cd_rooms_joined(op->core->rooms, op->who, live->cur->room_id, on_membership, s);
+    cd_rooms_joined(op->core->rooms, op->who, live->cur->room_id, on_membership, op);
 }
 
 static void seek(struct cd_op *op, cd_op_fn next, bool own)
 {
-    struct seeking *s = malloc(sizeof(*s));
-
     if (!op->call_id[0]) {
-        free(s);
         cd_op_error(op, CD_E_MISSING_PARAM, "callId is required.");
         return;
     }
-    if (!s) {
-        cd_op_fail(op, CD_E_NO_MEMORY);
-        return;
-    }
-    *s = (struct seeking){op, next, own};
-    cd_live_find(op->core, op->call_id, on_found, s);
+    op->found = next;
+    op->found_own = own;
+    cd_live_find(op->core, op->call_id, on_found, op);
 }
 
 void cd_op_with_call(struct cd_op *op, cd_op_fn next)

@@ -20,6 +20,7 @@ struct cd_op {
     char call_id[CD_MAX_ID + 1];
     char client[CD_MAX_ID + 8]; /* identifies the party: the device, or "socket:N" */
     char *body;               /* owned copy of the JSON text */
+    size_t body_cap;
     struct cd_input in;
     struct cd_err err;
     cd_op_fn run;
@@ -32,6 +33,9 @@ struct cd_op {
     bool idem_given;          /* the row rides in a transition */
     struct cd_str sdp;        /* raw answer or offer within body */
     struct cd_op *next_waiting;
+    /* what goes on when the call is found */
+    cd_op_fn found;
+    bool found_own;
 };
 
 /** A REST request. @return what the route handler returns */

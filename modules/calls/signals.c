@@ -54,15 +54,36 @@ static void relay(struct cd_op *op, enum cd_signal kind, struct cd_str members)
         return;
     }
     cd_buf_init(&b, 64);
-    cd_buf_addf(&b, "{\"seq\":%llu}", (unsigned long long)seq);
+    if (!op->sock_id || op->ack.id >= 0) { /* else nobody reads it */
+        cd_buf_adds(&b, "{\"seq\":");
+        cd_buf_add_i64(&b, (int64_t)seq);
+        cd_buf_addc(&b, '}');
+    }
     cd_op_ok(op, 200, &b);
+}
+
+/* @param value  a member's of the request, so what stands before it is the request, too
+ * @return where "name": stands right before it; NULL: written otherwise */
+static const char *member_start(const char *name, struct cd_str value)
+{
+    size_t n = strlen(name);
+    const char *start = value.p - n - 3;
+
+    return start[0] == '"' && memcmp(start + 1, name, n) == 0 && start[n + 1] == '"' && start[n + 2] == ':'
+               ? start
+               : NULL;
 }
 
 /* "name": value, as it stands in the request */
 static void relay_member(struct cd_op *op, enum cd_signal kind, const char *name, struct cd_str value)
 {
+    const char *start = member_start(name, value);
     struct cd_buf b;
 
+    if (start) {
+        relay(op, kind, (struct cd_str){start, (size_t)(value.p - start) + value.n});
+        return;
+    }
     cd_buf_init(&b, value.n + 32);
     cd_buf_addf(&b, "\"%s\":", name);
     cd_buf_add(&b, value.p, value.n);
@@ -112,16 +133,21 @@ void calls_answer_sdp(struct cd_op *op)
  * null. @return the index-less error text, or NULL */
 static const char *candidate_wrong(struct cd_str c)
 {
-    struct cd_str v;
+    static const struct cd_json_pick picks[] = {CD_PICK("candidate"), CD_PICK("sdpMid"),
+                                                CD_PICK("sdpMLineIndex")};
+    struct cd_str found[3];
+    enum cd_json_kind mid, line;
 
     if (cd_json_kind(c) != CD_JSON_OBJECT)
         return "must be an object";
-    if (!cd_json_find(c, "candidate", &v) || cd_json_kind(v) != CD_JSON_STRING)
+    cd_json_pick_valid(c, picks, 3, found);
+    if (!found[0].p || cd_json_kind(found[0]) != CD_JSON_STRING)
         return "must have a string \"candidate\" (\"\" is the end)";
-    if (cd_json_find(c, "sdpMid", &v) && cd_json_kind(v) != CD_JSON_STRING && cd_json_kind(v) != CD_JSON_NULL)
+    mid = found[1].p ? cd_json_kind(found[1]) : CD_JSON_NULL;
+    if (mid != CD_JSON_STRING && mid != CD_JSON_NULL)
         return "has an sdpMid that is no string";
-    if (cd_json_find(c, "sdpMLineIndex", &v) && cd_json_kind(v) != CD_JSON_NUMBER &&
-        cd_json_kind(v) != CD_JSON_NULL)
+    line = found[2].p ? cd_json_kind(found[2]) : CD_JSON_NULL;
+    if (line != CD_JSON_NUMBER && line != CD_JSON_NULL)
         return "has an sdpMLineIndex that is no number";
     return NULL;
 }
@@ -153,14 +179,14 @@ static void candidate_found(struct cd_op *op)
     struct cd_str one, list;
     const char *problem;
 
-    if (cd_json_find(op->in.text, "candidates", &list) && cd_json_kind(list) != CD_JSON_NULL) {
+    if (cd_input_member(&op->in, "candidates", &list) && cd_json_kind(list) != CD_JSON_NULL) {
         if (cd_json_kind(list) != CD_JSON_ARRAY)
             cd_op_error(op, CD_E_BAD_JSON, "candidates must be an array.");
         else
             candidates_found(op, list);
         return;
     }
-    if (!cd_json_find(op->in.text, "candidate", &one))
+    if (!cd_input_member(&op->in, "candidate", &one))
         cd_op_error(op, CD_E_MISSING_PARAM, "candidate is required: an RTCIceCandidateInit object.");
     else if ((problem = candidate_wrong(one)))
         cd_op_error(op, CD_E_BAD_JSON, "candidate %s.", problem);
