@@ -12,6 +12,8 @@
 static const char *const event_names[] = {
     [CD_SIG_OFFER] = "webrtc-offer", [CD_SIG_ANSWER] = "webrtc-answer", [CD_SIG_CANDIDATE] = "ice-candidate"};
 
+#define SCRATCH_KEEP 65536
+
 static void flush_signals(void *arg);
 
 /* Write-behind: one change a turn and call, at most CD_CHANGE_SIGNALS rows. */
@@ -25,21 +27,25 @@ static void queue_flush(struct cd_live *l)
 static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
 {
     struct cd_signal_row *r = cd_change_signal(ch);
-    struct cd_buf b;
 
     if (!r)
         return false;
-    cd_buf_init(&b, e->body_n + 2);
-    cd_buf_addc(&b, '{');
-    cd_buf_add(&b, e->payload + e->body_at, e->body_n);
-    cd_buf_addc(&b, '}');
     r->seq = e->seq;
     r->kind = strdup(e->event);
     r->from_user = e->from_user ? strdup(e->from_user) : NULL;
     r->from_party = e->from_party ? strdup(e->from_party) : NULL;
     r->to = e->to ? strdup(e->to) : NULL;
-    r->payload = cd_buf_steal(&b, NULL);
-    return r->kind && r->payload;
+    r->payload = malloc(e->body_n + 3);
+    if (r->payload) {
+        r->payload[0] = '{';
+        memcpy(r->payload + 1, e->payload + e->body_at, e->body_n);
+        memcpy(r->payload + 1 + e->body_n, "}", 2);
+    }
+    if (r->kind && r->payload)
+        return true;
+    cd_signal_row_done(r);
+    ch->n_signals--;
+    return false;
 }
 
 static void flushed(void *arg, enum cd_store_rc rc, const char *live_call_id)
@@ -64,7 +70,10 @@ static void flush_signals(void *arg)
         return;
     }
     struct cd_change *ch = cd_change_new(l->cur->id);
-    for (size_t i = 0; ch && i < l->n_log; i++) {
+    size_t first = l->n_log; /* signals are written in order: what follows a written one is not yet */
+    while (first > 0 && !(l->log[first - 1].signal && l->log[first - 1].written))
+        first--;
+    for (size_t i = first; ch && i < l->n_log; i++) {
         struct cd_log_entry *e = &l->log[i];
 
         if (!e->signal || e->written)
@@ -73,7 +82,9 @@ static void flush_signals(void *arg)
             more = true;
             break;
         }
-        e->written = fill_row(ch, e);
+        if (!fill_row(ch, e))
+            break;
+        e->written = true;
     }
     if (ch && ch->n_signals)
         l->core->store->ops->commit(l->core->store, ch, flushed, NULL);
@@ -83,26 +94,29 @@ static void flush_signals(void *arg)
         queue_flush(l);
 }
 
-/* The whole payload as sockets get it; notes where the client's own members stand in it. */
-static char *build_payload(const struct cd_live *l, const struct cd_sig *sig, uint64_t seq, size_t *body_at,
-                           size_t *n)
-{
-    struct cd_buf b;
+/* The payload of the signal being relayed. Nothing that is told of it signals in turn. */
+static struct cd_buf scratch;
 
-    cd_buf_init(&b, sig->members.n + 2048);
-    cd_buf_adds(&b, "{\"callId\":");
-    cd_buf_add_jsons(&b, cd_live_id(l));
-    cd_buf_adds(&b, ",\"seq\":");
-    cd_buf_add_i64(&b, (int64_t)seq);
-    cd_buf_adds(&b, ",\"from\":");
-    cd_buf_add_jsons(&b, sig->from_user);
-    cd_buf_adds(&b, ",\"fromParty\":");
-    cd_buf_add_jsons(&b, sig->from_party);
-    cd_buf_addc(&b, ',');
-    *body_at = b.n;
-    cd_buf_add(&b, sig->members.p, sig->members.n);
-    cd_buf_addc(&b, '}');
-    return cd_buf_steal(&b, n);
+/* The whole payload as sockets get it. @return where the client's own members stand in it */
+static size_t build_payload(struct cd_buf *b, const struct cd_live *l, const struct cd_sig *sig, uint64_t seq)
+{
+    size_t body_at;
+
+    cd_buf_reset(b);
+    b->max = sig->members.n + 2048;
+    cd_buf_adds(b, "{\"callId\":");
+    cd_buf_add_jsons(b, l->id);
+    cd_buf_adds(b, ",\"seq\":");
+    cd_buf_add_i64(b, (int64_t)seq);
+    cd_buf_adds(b, ",\"from\":");
+    cd_buf_add_jsons(b, sig->from_user);
+    cd_buf_adds(b, ",\"fromParty\":");
+    cd_buf_add_jsons(b, sig->from_party);
+    cd_buf_addc(b, ',');
+    body_at = b->n;
+    cd_buf_add(b, sig->members.p, sig->members.n);
+    cd_buf_addc(b, '}');
+    return body_at;
 }
 
 /* To every seated socket but the sender's, or to the one it is addressed to. */
@@ -126,11 +140,16 @@ static void deliver(struct cd_core *core, const struct cd_live *l, const struct 
     (void)core;
 }
 
-static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq, char *payload, size_t n,
+static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq, const struct cd_buf *payload,
                        size_t body_at)
 {
-    struct cd_log_entry *e = cd_live_log(l, seq, event_names[sig->kind], payload, n);
+    char *copy = malloc(payload->n + 1);
+    struct cd_log_entry *e;
 
+    if (!copy)
+        return false;
+    memcpy(copy, payload->p, payload->n + 1);
+    e = cd_live_log(l, seq, event_names[sig->kind], copy, payload->n);
     if (!e)
         return false;
     e->signal = true;
@@ -179,18 +198,17 @@ enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd
         return cd_fail(err, CD_E_TOO_LARGE, "A signal may hold %zu bytes; this one has %zu.", limit,
                        sig->members.n);
     uint64_t seq = sig->seq ? sig->seq : cd_take_seq(live);
-    size_t body_at, n;
-    char *payload = build_payload(live, sig, seq, &body_at, &n);
-    if (!payload)
+    size_t body_at = build_payload(&scratch, live, sig, seq);
+    if (scratch.failed)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
     if (!sig->silent)
-        deliver(core, live, sig, event_names[sig->kind], (struct cd_str){payload, n});
+        deliver(core, live, sig, event_names[sig->kind], (struct cd_str){scratch.p, scratch.n});
     core->counts.signals++;
     core->counts.signals_bytes += sig->members.n;
-    if (!keeps(live, sig))
-        free(payload);
-    else if (log_signal(live, sig, seq, payload, n, body_at))
+    if (keeps(live, sig) && log_signal(live, sig, seq, &scratch, body_at))
         queue_flush(live);
+    if (scratch.cap > SCRATCH_KEEP)
+        cd_buf_done(&scratch);
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->on_signal)
             cd_modules[i]->on_signal(core, live, sig, seq);
