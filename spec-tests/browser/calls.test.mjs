@@ -6,9 +6,7 @@ import test, { after, before } from 'node:test';
 import { launchProfiles } from '../lib/browser.mjs';
 import { CallPage } from '../lib/call-page.mjs';
 import { startStack } from '../lib/stack.mjs';
-import { candidatesInSdp, candidatesOf, expectCandidates, expectRecord, expectTimeline, untilSent }
-  from '../lib/timeline.mjs';
-import { until } from '../lib/until.mjs';
+import { expectCandidates, expectRecord, expectTimeline, untilMirrored, untilSent } from '../lib/timeline.mjs';
 
 const limit = { timeout: 120000 };
 let stack;
@@ -34,21 +32,10 @@ async function open(options) {
   return { ...pair, a, b, close: () => Promise.all([a.close(), b.close()]) };
 }
 
-/** Until everything that the caller's browser gathered stands in the room. */
-async function untilMirrored({ a, caller, roomId }, callId) {
-  await until(async () => {
-    const gathered = await a.gathered();
-    if (!gathered.includes('')) return false;
-    const events = await caller.callEvents(roomId, callId);
-    const mirrored = new Set([...candidatesInSdp(events, caller.userId), ...candidatesOf(events, caller.userId)]);
-    return gathered.every((line) => mirrored.has(line));
-  }, { what: "the caller's candidates in the room" });
-}
-
 async function connect(pair, options) {
   const callId = await pair.a.place(options);
   assert.equal(await pair.b.waitForIncoming(), callId);
-  await untilMirrored(pair, callId);
+  await untilMirrored(pair.callee, pair.roomId, callId, pair.caller, pair.a);
   const gathered = await pair.a.gathered();
   await pair.b.answer();
   await Promise.all([pair.a.waitForState('connected'), pair.b.waitForState('connected')]);
@@ -130,7 +117,7 @@ test('a declined call', limit, async () => {
   const { a, b, caller, callee, roomId } = pair;
   const callId = await a.place();
   assert.equal(await b.waitForIncoming(), callId);
-  await untilMirrored(pair, callId);
+  await untilMirrored(pair.callee, pair.roomId, callId, pair.caller, pair.a);
   await b.reject();
   for (const page of [a, b]) {
     const end = await page.waitForEnd();
@@ -151,7 +138,7 @@ test('a call that the caller cancels while it rings', limit, async () => {
   const { a, b, caller, callee, roomId } = pair;
   const callId = await a.place();
   assert.equal(await b.waitForIncoming(), callId);
-  await untilMirrored(pair, callId);
+  await untilMirrored(pair.callee, pair.roomId, callId, pair.caller, pair.a);
   await a.hangUp();
   for (const page of [a, b]) assert.equal((await page.waitForEnd()).status, 'canceled');
   await untilSent(stack, callId);

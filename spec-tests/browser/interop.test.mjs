@@ -7,7 +7,7 @@ import { launchProfiles, SdkClient } from '../lib/browser.mjs';
 import { CallPage } from '../lib/call-page.mjs';
 import { serveSdkPage } from '../lib/sdk-page.mjs';
 import { startStack } from '../lib/stack.mjs';
-import { expectCandidates, expectRecord, expectTimeline, untilSent } from '../lib/timeline.mjs';
+import { expectCandidates, expectRecord, expectTimeline, untilMirrored, untilSent } from '../lib/timeline.mjs';
 import { until } from '../lib/until.mjs';
 
 const limit = { timeout: 120000 };
@@ -60,14 +60,9 @@ for (const [callerKind, calleeKind] of [['page', 'sdk'], ['sdk', 'page']]) {
       const { a, b, caller, callee, roomId } = pair;
       await connect(pair);
       const matrixCallId = await invitedCall(callee, roomId);
-      const gathered = callerKind === 'page' ? await a.gathered() : await b.gathered();
-      const pageUser = callerKind === 'page' ? caller : callee;
-      // All of our side's candidates reach the room while the call lives.
-      await until(async () => {
-        const events = await callee.callEvents(roomId, matrixCallId);
-        return events.some((event) => event.type === 'm.call.select_answer');
-      }, { what: 'select_answer' });
-      await untilSent(stack, matrixCallId);
+      const [page, pageUser] = callerKind === 'page' ? [a, caller] : [b, callee];
+      await untilMirrored(callee, roomId, matrixCallId, pageUser, page);
+      const gathered = await page.gathered();
       await (ender === 'caller' ? a : b).hangUp();
       await Promise.all([a.waitForState('ended'), b.waitForState('ended')]);
       const enderUser = ender === 'caller' ? caller : callee;
@@ -163,7 +158,6 @@ test('matrix-js-sdk cancels while the page rings', limit, async () => {
 test('a call between two plain Matrix clients is recorded, and nothing is sent for it', limit, async () => {
   const pair = await open('sdk', 'sdk');
   const { a, b, caller, callee, roomId } = pair;
-  // The daemon knows a room's members from a user of its own or from pushed membership events.
   await connect(pair);
   await a.hangUp();
   await b.waitForState('ended');

@@ -60,6 +60,17 @@ export async function expectTimeline(reader, roomId, callId, expected) {
   return events;
 }
 
+/** Waits until everything that a user's browser gathered, to the end, stands in the room. */
+export function untilMirrored(reader, roomId, callId, user, page) {
+  return until(async () => {
+    const gathered = await page.gathered();
+    if (!gathered.includes('')) return false;
+    const events = await reader.callEvents(roomId, callId);
+    const mirrored = new Set([...candidatesInSdp(events, user.userId), ...candidatesOf(events, user.userId)]);
+    return gathered.every((line) => mirrored.has(line));
+  }, { what: `all candidates of ${user.userId} in the room` });
+}
+
 /** Fails unless a user's SDP and candidates events together hold exactly what that user's browser gathered. */
 export function expectCandidates(events, user, gathered) {
   const inSdp = new Set(candidatesInSdp(events, user.userId));
