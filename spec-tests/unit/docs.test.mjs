@@ -112,7 +112,7 @@ test('the manual has every setting and no groff warnings', (t) => {
 
 test('the linter finds what it is there for', () => {
   const lint = (text) => spawnSync('python3', [join(top, 'contrib/lint/checksrc'), '--stdin', 'src/call/probe.c'],
-    { input: text, encoding: 'utf8' });
+    { input: text, encoding: 'utf8', cwd: top });
   const good = lint('/* probe.c -- nothing. */\n#include "base/str.h"\nint probe; /* sprintf( in a comment */\n');
   assert.equal(good.status, 0, good.stdout);
   for (const [line, complaint] of [['#include <sodium.h>', 'door'], ['#include "loop/loop.h"', 'must not know'],
