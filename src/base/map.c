@@ -85,7 +85,7 @@ static int grow(struct cd_map *m)
 {
     if (m->cap && (m->used + 1) * 4 <= m->cap * 3)
         return 0;
-    size_t cap = 16;
+    size_t cap = 4; /* most maps are a room's members: two */
     while (cap < (m->count + 1) * 2)
         cap *= 2;
     struct cd_map fresh = {calloc(cap, sizeof(struct cd_map_slot)), cap, 0, 0};
