@@ -94,6 +94,11 @@ static void flush_signals(void *arg)
         queue_flush(l);
 }
 
+static void add(struct cd_buf *b, struct cd_str s)
+{
+    cd_buf_add(b, s.p, s.n);
+}
+
 /* The payload of the signal being relayed. Nothing that is told of it signals in turn. */
 static struct cd_buf scratch;
 
@@ -104,13 +109,13 @@ static size_t build_payload(struct cd_buf *b, const struct cd_live *l, const str
 
     cd_buf_reset(b);
     b->max = sig->members.n + 2048;
-    cd_buf_adds(b, "{\"callId\":");
+    add(b, CD_STR("{\"callId\":"));
     cd_buf_add_jsons(b, l->id);
-    cd_buf_adds(b, ",\"seq\":");
+    add(b, CD_STR(",\"seq\":"));
     cd_buf_add_i64(b, (int64_t)seq);
-    cd_buf_adds(b, ",\"from\":");
+    add(b, CD_STR(",\"from\":"));
     cd_buf_add_jsons(b, sig->from_user);
-    cd_buf_adds(b, ",\"fromParty\":");
+    add(b, CD_STR(",\"fromParty\":"));
     cd_buf_add_jsons(b, sig->from_party);
     cd_buf_addc(b, ',');
     body_at = b->n;
