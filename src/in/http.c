@@ -6,6 +6,7 @@
  * State: one daemon a role (caps and idle times differ), lists of requests and connections.
  * Owns: sockets handed to cd_http_adopt(). Blocks: never. */
 #ifndef _GNU_SOURCE
+#define SWEEP_MS 1000 /* how soon a client that left in the middle of a body is noticed */
 #define _GNU_SOURCE
 #endif
 #include "in/http.h"
@@ -316,6 +317,36 @@ void cd_http_watch(struct cd_req *req)
     req->watch = cd_io_add(req->http->loop, req->conn->fd, EPOLLRDHUP | EPOLLET, peer_left, req);
 }
 
+/* --- clients that leave in the middle of a body -------------------------------------------- */
+
+static void sweep(void *arg);
+
+static void sweep_soon(struct cd_http *http)
+{
+    if (!http->sweep.slot)
+        cd_timer_set(http->loop, &http->sweep, SWEEP_MS, sweep, http);
+}
+
+/* libmicrohttpd forgets that a socket is readable after a read that came short. Had the client's FIN
+ * arrived before that read, no further edge tells of it, and the half body stays for the idle time.
+ * Shutting our side of an ended stream makes an edge. */
+static void sweep(void *arg)
+{
+    struct cd_http *http = arg;
+    bool more = false;
+    char c;
+
+    for (const struct cd_req *req = http->reqs; req; req = req->next) {
+        if (req->stage != REQ_BODY || req->suspended)
+            continue;
+        more = true;
+        if (recv(req->conn->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+            shutdown(req->conn->fd, SHUT_RD);
+    }
+    if (more)
+        sweep_soon(http);
+}
+
 /* --- upgrades ------------------------------------------------------------------------ */
 
 static void bridge_closed(void *arg)
@@ -392,6 +423,8 @@ static enum MHD_Result follow(struct cd_req *req, enum http_verdict verdict)
     switch (verdict) {
     case HTTP_READ_BODY:
         req->stage = REQ_BODY;
+        if (req->has_body)
+            sweep_soon(req->http);
         return MHD_YES;
     case HTTP_WAIT:
         req->stage = REQ_AUTH;

@@ -505,6 +505,7 @@ void cd_http_free(struct cd_http *http)
 {
     if (!http)
         return;
+    cd_timer_cancel(http->loop, &http->sweep);
     release_all(http);
     for (size_t i = 0; i < CD_HTTP_DAEMONS; i++)
         cd_http_daemon_free(http->daemons[i]);
