@@ -1,8 +1,8 @@
 /* batch.c -- gathers our clients' candidates and writes them in batches.
  *
- * In: candidates, one by one. Out: m.call.candidates rows: the first 500 ms after the invite or answer,
- * later ones every 2 s, relay candidates at once. Why batched: homeservers let a user send 0.2 events a
- * second. State: a side's queue, capped in bytes and number. */
+ * In: candidates, one by one. Out: m.call.candidates rows: the first 500 ms after the invite or
+ * answer, later ones every 2 s, relay candidates at once. Why batched: homeservers let a user send
+ * 0.2 events a second. State: a side's queue, capped in bytes and number. */
 #include "batch.h"
 
 #include "base/clock.h"
@@ -43,7 +43,8 @@ static void flush(void *arg)
         return;
     }
     if (cd_mx_mirrors(live, live->cur) && cd_mx_has_counterpart(live->cur) && s->queue.n) {
-        cd_mx_add_candidates(&rows, m, live->cur, s == &m->side[CD_MX_CALLER] ? CD_MX_CALLER : CD_MX_CALLEE,
+        cd_mx_add_candidates(&rows, m, live->cur,
+                             s == &m->side[CD_MX_CALLER] ? CD_MX_CALLER : CD_MX_CALLEE,
                              (struct cd_str){s->queue.p, s->queue.n});
         cd_mx_rows_write(&rows, live);
     }
@@ -69,7 +70,8 @@ static void take_one(struct cd_mx *m, struct cd_mx_side *s, const json_t *candid
     if (s->n_seen >= (unsigned)m->live->core->conf->limits.candidates)
         return;
     cd_buf_init(&one, CD_MX_QUEUE_BYTES);
-    if (!cd_mxc_candidate(&one, candidate) || one.failed || s->queue.n + one.n + 1 > CD_MX_QUEUE_BYTES) {
+    if (!cd_mxc_candidate(&one, candidate) || one.failed ||
+        s->queue.n + one.n + 1 > CD_MX_QUEUE_BYTES) {
         cd_buf_done(&one);
         return;
     }

@@ -1,7 +1,7 @@
 /* content.c -- writes the bodies of m.call.* events so that every known client takes them.
  *
- * In: ids, descriptions, states. Out: JSON text. State: none. Why by hand: the order of members is ours and
- * nothing needs a tree. The official schemas gate what this file writes. Blocks: never. */
+ * In: ids, descriptions, states. Out: JSON text. State: none. Why by hand: the order of members is
+ * ours and nothing needs a tree. The official schemas gate what this file writes. Blocks: never. */
 #include "content.h"
 
 #include "sdp.h"
@@ -28,19 +28,22 @@ static char *finish(struct cd_buf *b)
     return cd_buf_steal(b, NULL);
 }
 
-static void add_description(struct cd_buf *b, const char *member, const char *type, struct cd_str sdp)
+static void add_description(struct cd_buf *b, const char *member, const char *type,
+                            struct cd_str sdp)
 {
     cd_buf_addf(b, ",\"%s\":{\"type\":\"%s\",\"sdp\":", member, type);
     cd_buf_add_json(b, sdp);
     cd_buf_addc(b, '}');
 }
 
-static void add_streams(struct cd_buf *b, const struct cd_sdp *sdp, const struct cd_mxc_media *media)
+static void add_streams(struct cd_buf *b, const struct cd_sdp *sdp,
+                        const struct cd_mxc_media *media)
 {
     cd_buf_addc(b, '{');
     for (size_t i = 0; i < sdp->n_streams; i++) {
         const struct cd_sdp_stream *s = &sdp->streams[i];
-        bool screen = i > 0; /* camera and microphone share the first stream, a screen comes later */
+        /* camera and microphone share the first stream, a screen comes later */
+        bool screen = i > 0;
 
         if (i)
             cd_buf_addc(b, ',');
@@ -59,7 +62,8 @@ static size_t add_metadata(struct cd_buf *b, struct cd_str text, const struct cd
     struct cd_sdp sdp;
 
     cd_sdp_scan(text, &sdp);
-    if (sdp.n_streams == 0) /* saying nothing lets clients fall back; saying {} would hide all streams */
+    /* saying nothing lets clients fall back; saying {} would hide all streams */
+    if (sdp.n_streams == 0)
         return 0;
     cd_buf_adds(b, ",\"sdp_stream_metadata\":");
     add_streams(b, &sdp, media);
@@ -89,7 +93,8 @@ char *cd_mxc_invite(const struct cd_mxc_head *h, struct cd_str sdp, const char *
     return finish(&b);
 }
 
-char *cd_mxc_answer(const struct cd_mxc_head *h, struct cd_str sdp, const struct cd_mxc_media *media)
+char *cd_mxc_answer(const struct cd_mxc_head *h, struct cd_str sdp,
+                    const struct cd_mxc_media *media)
 {
     struct cd_buf b;
 
@@ -140,8 +145,8 @@ char *cd_mxc_hangup(const struct cd_mxc_head *h, enum cd_reason reason)
     return finish(&b);
 }
 
-char *cd_mxc_negotiate(const struct cd_mxc_head *h, bool is_answer, struct cd_str sdp, int64_t lifetime_ms,
-                       const struct cd_mxc_media *media)
+char *cd_mxc_negotiate(const struct cd_mxc_head *h, bool is_answer, struct cd_str sdp,
+                       int64_t lifetime_ms, const struct cd_mxc_media *media)
 {
     struct cd_buf b;
 
@@ -153,7 +158,8 @@ char *cd_mxc_negotiate(const struct cd_mxc_head *h, bool is_answer, struct cd_st
     return finish(&b);
 }
 
-char *cd_mxc_metadata(const struct cd_mxc_head *h, struct cd_str sdp, const struct cd_mxc_media *media)
+char *cd_mxc_metadata(const struct cd_mxc_head *h, struct cd_str sdp,
+                      const struct cd_mxc_media *media)
 {
     struct cd_buf b;
 
@@ -186,7 +192,8 @@ bool cd_mxc_candidate(struct cd_buf *b, const json_t *candidate)
     }
     if (json_is_string(fragment)) {
         cd_buf_adds(b, ",\"usernameFragment\":");
-        cd_buf_add_json(b, (struct cd_str){json_string_value(fragment), json_string_length(fragment)});
+        cd_buf_add_json(b, (struct cd_str){json_string_value(fragment),
+                                           json_string_length(fragment)});
     }
     cd_buf_addc(b, '}');
     return true;

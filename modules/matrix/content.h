@@ -17,22 +17,24 @@ struct cd_mxc_media {
     bool audio, video;
 };
 
-/* Each returns the JSON text, which the caller frees, or NULL without memory or when it is larger than a
- * Matrix event may be. Version is always the string "1". */
+/* Each returns the JSON text, which the caller frees, or NULL without memory or when it is larger
+ * than a Matrix event may be. Version is always the string "1". */
 
 /** @param invitee  never NULL; @param lifetime_ms  remaining ring time */
 char *cd_mxc_invite(const struct cd_mxc_head *h, struct cd_str sdp, const char *invitee,
                     int64_t lifetime_ms, const struct cd_mxc_media *media);
-char *cd_mxc_answer(const struct cd_mxc_head *h, struct cd_str sdp, const struct cd_mxc_media *media);
+char *cd_mxc_answer(const struct cd_mxc_head *h, struct cd_str sdp,
+                    const struct cd_mxc_media *media);
 /** @param list  JSON objects of cd_mxc_candidate(), joined by commas */
 char *cd_mxc_candidates(const struct cd_mxc_head *h, struct cd_str list);
 char *cd_mxc_select_answer(const struct cd_mxc_head *h, const char *selected_party);
 char *cd_mxc_reject(const struct cd_mxc_head *h, bool busy);
 char *cd_mxc_hangup(const struct cd_mxc_head *h, enum cd_reason reason);
-char *cd_mxc_negotiate(const struct cd_mxc_head *h, bool is_answer, struct cd_str sdp, int64_t lifetime_ms,
-                       const struct cd_mxc_media *media);
+char *cd_mxc_negotiate(const struct cd_mxc_head *h, bool is_answer, struct cd_str sdp,
+                       int64_t lifetime_ms, const struct cd_mxc_media *media);
 /** @param sdp  the sender's latest description; NULL as well when it names no stream */
-char *cd_mxc_metadata(const struct cd_mxc_head *h, struct cd_str sdp, const struct cd_mxc_media *media);
+char *cd_mxc_metadata(const struct cd_mxc_head *h, struct cd_str sdp,
+                      const struct cd_mxc_media *media);
 
 /** One candidate of a client as Matrix clients take it: string sdpMid and integer sdpMLineIndex or
  * neither, no nulls. Appends nothing and returns false when it is no candidate. */

@@ -1,4 +1,4 @@
-/* event.c -- reads what all m.call.* events have in common, and keeps events until their turn comes.
+/* event.c -- reads what all m.call.* events have in common, and keeps them until their turn comes.
  *
  * In: pushed events of any client. Accepted is what clients really send: version as number or text,
  * numbers as floats, no party. Only sizes are capped, never an alphabet. Owns: the copies. */
@@ -41,9 +41,19 @@ bool cd_mx_in_read(struct cd_mx_in *in, struct cd_core *core, struct cd_txn *txn
 {
     const char *party = cd_mx_text(ev->content, "party_id");
 
-    *in = (struct cd_mx_in){.core = core, .txn = txn, .room_id = ev->room_id, .sender = ev->sender,
-                            .type = ev->type, .call_id = cd_mx_text(ev->content, "call_id"), .party = "",
-                            .version = 1, .content = ev->content, .age_ms = ev->age_ms, .hash = ev->hash};
+    *in = (struct cd_mx_in){
+        .core = core,
+        .txn = txn,
+        .room_id = ev->room_id,
+        .sender = ev->sender,
+        .type = ev->type,
+        .call_id = cd_mx_text(ev->content, "call_id"),
+        .party = "",
+        .version = 1,
+        .content = ev->content,
+        .age_ms = ev->age_ms,
+        .hash = ev->hash,
+    };
     if (is_version_0(json_object_get(ev->content, "version")))
         in->version = 0;
     else if (fits(party))
@@ -89,7 +99,7 @@ bool cd_mx_muted(const json_t *content, bool *audio_enabled, bool *video_enabled
     return found;
 }
 
-/* --- events that wait ------------------------------------------------------------------------------ */
+/* --- events that wait ------------------------------------------------------------------------- */
 
 /* All strings in one block. */
 static bool copy_strings(struct cd_mx_saved *s, const struct cd_mx_in *in)

@@ -1,5 +1,5 @@
-/* event.h -- an m.call.* event as it came in: its common members read, kept until its turn. Internal to
- * modules/matrix. */
+/* event.h -- an m.call.* event as it came in: its common members read, kept until its turn.
+ * Internal to modules/matrix. */
 #ifndef CD_MATRIX_EVENT_H
 #define CD_MATRIX_EVENT_H
 
@@ -50,7 +50,8 @@ bool cd_mx_is_modern(const json_t *content);
 /** What the camera stream's metadata says; what it does not say stays. @return false: nothing */
 bool cd_mx_muted(const json_t *content, bool *audio_enabled, bool *video_enabled);
 
-/** Append a copy; its transaction is held. Full or out of memory: the transaction is told to come again. */
+/** Append a copy; its transaction is held. Full or out of memory: the transaction is told to come
+ * again. */
 void cd_mx_wait(struct cd_mx_waiting *w, const struct cd_mx_in *in);
 /** Take the oldest out, NULL when none waits. Its transaction is still held. */
 struct cd_mx_saved *cd_mx_wait_next(struct cd_mx_waiting *w);

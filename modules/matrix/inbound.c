@@ -1,7 +1,8 @@
 /* inbound.c -- applies what Matrix clients send to the calls it belongs to.
  *
- * In: pushed events, one at a time. Out: commands and signals. Rule: a call is found by room and call id,
- * then sender and party are judged against that call (design, section 5; strangers choose call ids).
+ * In: pushed events, one at a time. Out: commands and signals. Rule: a call is found by room and
+ * call id, then sender and party are judged against that call (design, section 5; strangers choose
+ * call ids).
  * Order: while a commit of the call is in flight its later events wait, for they are judged by its
  * outcome. Blocks: never. */
 #include "inbound.h"
@@ -18,7 +19,7 @@
 
 static void drain(void *arg);
 
-/* --- results ------------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------- */
 
 enum cd_store_rc cd_mx_store_rc(const struct cd_result *res)
 {
@@ -36,8 +37,15 @@ void cd_mx_applied(void *arg, const struct cd_result *res)
 /* A command that this event is. */
 static struct cd_cmd cmd_of(const struct cd_mx_in *in, enum cd_ev ev)
 {
-    return (struct cd_cmd){.ev = ev, .source = CD_S_MATRIX, .user = in->sender, .client = in->party,
-                           .party_id = in->party, .mx_version = in->version, .now_ms = cd_wall_ms()};
+    return (struct cd_cmd){
+        .ev = ev,
+        .source = CD_S_MATRIX,
+        .user = in->sender,
+        .client = in->party,
+        .party_id = in->party,
+        .mx_version = in->version,
+        .now_ms = cd_wall_ms(),
+    };
 }
 
 static void submit(struct cd_live *live, const struct cd_mx_in *in, const struct cd_cmd *cmd)
@@ -49,7 +57,7 @@ static void submit(struct cd_live *live, const struct cd_mx_in *in, const struct
     cd_submit(in->core, live, cmd, &extra, cd_mx_applied, in->txn);
 }
 
-/* --- who speaks ------------------------------------------------------------------------------------- */
+/* --- who speaks ------------------------------------------------------------------------------- */
 
 static bool is_party(const struct cd_participant *p, const struct cd_mx_in *in)
 {
@@ -85,7 +93,7 @@ static bool is_active(const struct cd_call *c)
     return c->status == CD_ACCEPTED || c->status == CD_CONNECTED;
 }
 
-/* --- signals ---------------------------------------------------------------------------------------- */
+/* --- signals ---------------------------------------------------------------------------------- */
 
 static void relay(struct cd_live *live, const struct cd_sig *sig)
 {
@@ -93,12 +101,13 @@ static void relay(struct cd_live *live, const struct cd_sig *sig)
     uint64_t seq;
 
     if (cd_signal(live->core, live, sig, &seq, &err) != CD_OK)
-        cd_log(CD_LOG_INFO, "matrix", "signal.dropped", &(struct cd_log_ctx){.call_id = cd_live_id(live)},
+        cd_log(CD_LOG_INFO, "matrix", "signal.dropped",
+               &(struct cd_log_ctx){.call_id = cd_live_id(live)},
                "a Matrix client's signal was not relayed: %s", err.text);
 }
 
-void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp, bool is_answer,
-                     bool silent)
+void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
+                     bool is_answer, bool silent)
 {
     const char *word = is_answer ? "answer" : "offer";
     struct cd_buf b;
@@ -115,7 +124,8 @@ void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char
     cd_buf_done(&b);
 }
 
-static void relay_batch(struct cd_live *live, const char *user, const char *party, struct cd_buf *batch)
+static void relay_batch(struct cd_live *live, const char *user, const char *party,
+                        struct cd_buf *batch)
 {
     struct cd_sig sig = {.kind = CD_SIG_CANDIDATE, .source = CD_S_MATRIX, .from_user = user,
                          .from_party = party};
@@ -129,7 +139,8 @@ static void relay_batch(struct cd_live *live, const char *user, const char *part
     cd_buf_reset(batch);
 }
 
-void cd_mx_relay_candidates(struct cd_live *live, const char *user, const char *party, struct cd_str list)
+void cd_mx_relay_candidates(struct cd_live *live, const char *user, const char *party,
+                            struct cd_str list)
 {
     size_t max = (size_t)live->core->conf->limits.signal_bytes, start, n;
     struct cd_buf batch;
@@ -224,7 +235,8 @@ static void release_early(struct cd_mx *m)
 
         if (is_active(c) && p && p->side == CD_SIDE_MATRIX && p->party_id &&
             strcmp(p->party_id, e->party) == 0)
-            cd_mx_relay_candidates(m->live, p->user_id, e->party, (struct cd_str){e->list.p, e->list.n});
+            cd_mx_relay_candidates(m->live, p->user_id, e->party,
+                                   (struct cd_str){e->list.p, e->list.n});
         free(e->party);
         cd_buf_done(&e->list);
     }
@@ -307,7 +319,7 @@ static void on_metadata(struct cd_live *live, const struct cd_mx_in *in)
         toggle(live, in, CD_EV_TOGGLE_VIDEO, video);
 }
 
-/* --- commands --------------------------------------------------------------------------------------- */
+/* --- commands --------------------------------------------------------------------------------- */
 
 /* An answer on its way through the engine, with its SDP. */
 struct answering {
@@ -363,8 +375,8 @@ static void on_answer(struct cd_live *live, const struct cd_mx_in *in)
     struct cd_extra extra = {.mx_hash = in->hash};
     struct answering *a;
 
-    if (live->cur->status != CD_RINGING || cd_mx_side_of(live->cur, in->sender) != CD_MX_CALLEE || !sdp ||
-        strlen(sdp) > (size_t)in->core->conf->limits.sdp_bytes)
+    if (live->cur->status != CD_RINGING || cd_mx_side_of(live->cur, in->sender) != CD_MX_CALLEE ||
+        !sdp || strlen(sdp) > (size_t)in->core->conf->limits.sdp_bytes)
         return;
     a = answering_new(in, sdp);
     if (in->txn)
@@ -408,8 +420,8 @@ static void on_reject(struct cd_live *live, const struct cd_mx_in *in)
     submit(live, in, &cmd);
 }
 
-/* Whose hang-up counts: the caller's party, and the party that answered. Of a call between two Matrix
- * clients we do not know for sure which one did. */
+/* Whose hang-up counts: the caller's party, and the party that answered. Of a call between two
+ * Matrix clients we do not know for sure which one did. */
 static bool may_hang_up(const struct cd_call *c, const struct cd_mx_in *in)
 {
     int side = cd_mx_side_of(c, in->sender);
@@ -438,7 +450,7 @@ static void on_hangup(struct cd_live *live, const struct cd_mx_in *in)
     submit(live, in, &cmd);
 }
 
-/* --- dispatch --------------------------------------------------------------------------------------- */
+/* --- dispatch --------------------------------------------------------------------------------- */
 
 struct kind {
     const char *type;
@@ -532,7 +544,7 @@ static void on_call_event(struct cd_mx_in *in)
     cd_mx_drain_soon(live, LATER_MS);
 }
 
-/* --- rooms -------------------------------------------------------------------------------------------- */
+/* --- rooms ------------------------------------------------------------------------------------ */
 
 /* A participant left: the call is over. The event's hash marks the first of its calls. */
 static void end_calls_of(struct cd_core *core, struct cd_txn *txn, const struct cd_mx_event *ev)
@@ -565,7 +577,8 @@ static void on_member(struct cd_core *core, struct cd_txn *txn, const struct cd_
         return;
     if (core->rooms)
         cd_rooms_on_member(core->rooms, ev->room_id, ev->state_key, membership,
-                           cd_mx_text(ev->content, "displayname"), cd_mx_text(ev->content, "avatar_url"));
+                           cd_mx_text(ev->content, "displayname"),
+                           cd_mx_text(ev->content, "avatar_url"));
     if (strcmp(membership, "leave") == 0 || strcmp(membership, "ban") == 0)
         end_calls_of(core, txn, ev);
 }

@@ -15,15 +15,18 @@ enum cd_store_rc cd_mx_store_rc(const struct cd_result *res);
 void cd_mx_applied(void *arg, const struct cd_result *res);
 /** Relay candidates of a Matrix client, in signals of at most limits.signal_bytes.
  * @param list  comma-joined JSON objects of cd_mxc_candidate() */
-void cd_mx_relay_candidates(struct cd_live *live, const char *user, const char *party, struct cd_str list);
+void cd_mx_relay_candidates(struct cd_live *live, const char *user, const char *party,
+                            struct cd_str list);
 /** Relay a description. @param silent  its SDP rides on another event */
-void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp, bool is_answer,
-                     bool silent);
+void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
+                     bool is_answer, bool silent);
 
 /* invite.c */
 void cd_mx_on_invite(struct cd_mx_in *in);
 /** Queue the event of a call whose invite is being looked into. @return false: no such invite */
 bool cd_mx_invite_wait(const struct cd_mx_in *in);
+/** The module hook: somebody connected. */
+void cd_mx_on_client(struct cd_core *core, struct cd_client *client, bool connected);
 enum cd_rc cd_mx_invites_start(void);
 void cd_mx_invites_stop(void);
 

@@ -1,8 +1,9 @@
 /* invite.c -- an invite of a Matrix client becomes a call: who is called, may it ring, glare.
  *
- * In: m.call.invite. Out: a new call that rings its callee's sockets, or a record of one between Matrix
- * clients, or nothing. Why slowly: the observe profile may not ask for members, so users' own tokens do
- * (design, section 5). State: invites being looked into; later events of theirs wait with them.
+ * In: m.call.invite. Out: a new call that rings its callee's sockets, or a record of one between
+ * Matrix clients, or nothing. Why slowly: the observe profile may not ask for members, so users'
+ * own tokens do (design, section 5). State: invites being looked into; later events of theirs wait
+ * with them.
  * Blocks: never. */
 #include <stdlib.h>
 
@@ -18,6 +19,9 @@
 #define LONGEST_RING_MS 180000
 #define RECORDS_AN_HOUR 30        /* of calls between Matrix clients, a sender */
 #define HOUR_MS 3600000
+#define FRESH_CLIENT_MS 3000      /* so soon after connecting a user's rooms may still be unknown */
+#define AGAIN_MS 250
+#define AGAIN_MAX 3
 
 /** An invite being looked into. */
 struct looking {
@@ -26,11 +30,14 @@ struct looking {
     struct cd_mx_waiting waiting;
     char *callee, *callee_name, *callee_avatar, *caller_name, *caller_avatar;
     bool encrypted, ignored, stale;
+    unsigned again;
+    struct cd_timer timer;
 };
 
 static struct looking *all;
 static size_t n_all;
 static struct cd_limit *records;
+static int64_t last_client_ms; /* monotonic, when somebody connected last */
 
 enum cd_rc cd_mx_invites_start(void)
 {
@@ -48,6 +55,7 @@ static void looking_free(struct looking *k, enum cd_store_rc rc)
         *at = k->next;
         n_all--;
     }
+    cd_timer_cancel(k->invite->in.core->loop, &k->timer);
     cd_mx_wait_drop(&k->waiting, rc);
     cd_mx_saved_free(k->invite, rc);
     free(k->callee);
@@ -87,7 +95,8 @@ static void log_dropped(const struct cd_mx_in *in, const char *why)
 {
     struct cd_log_ctx ctx = {.room = in->room_id, .user = in->sender};
 
-    cd_log(CD_LOG_INFO, "matrix", "invite.dropped", &ctx, "a Matrix client's invite does not ring: %s", why);
+    cd_log(CD_LOG_INFO, "matrix", "invite.dropped", &ctx,
+           "a Matrix client's invite does not ring: %s", why);
 }
 
 static void drop(struct looking *k, const char *why)
@@ -96,7 +105,7 @@ static void drop(struct looking *k, const char *why)
     looking_free(k, CD_STORE_OK);
 }
 
-/* --- glare ------------------------------------------------------------------------------------------ */
+/* --- glare ------------------------------------------------------------------------------------ */
 
 /* Our own call the other way round that still rings, or NULL. */
 static struct cd_live *opposite_call(struct looking *k)
@@ -109,15 +118,15 @@ static struct cd_live *opposite_call(struct looking *k)
         const struct cd_call *c = cd_live_call(calls[i]);
 
         if (c->status == CD_RINGING && c->kind == CD_DIRECT && cd_mx_is_ours(c, CD_MX_CALLER) &&
-            strcmp(c->room_id, in->room_id) == 0 && strcmp(c->caller, k->callee) == 0 && c->callee &&
-            strcmp(c->callee, in->sender) == 0)
+            strcmp(c->room_id, in->room_id) == 0 && strcmp(c->caller, k->callee) == 0 &&
+            c->callee && strcmp(c->callee, in->sender) == 0)
             return calls[i];
     }
     return NULL;
 }
 
-/* Both call each other: the lesser call id stays (specification), and an invite that is not out yet gives
- * way. @return true: theirs goes on */
+/* Both call each other: the lesser call id stays (specification), and an invite that is not out yet
+ * gives way. @return true: theirs goes on */
 static bool settle_glare(struct looking *k)
 {
     const struct cd_mx_in *in = &k->invite->in;
@@ -135,7 +144,7 @@ static bool settle_glare(struct looking *k)
     return true;
 }
 
-/* --- the call ---------------------------------------------------------------------------------------- */
+/* --- the call --------------------------------------------------------------------------------- */
 
 static bool is_local(const struct cd_core *core, const char *user)
 {
@@ -170,7 +179,8 @@ static bool fill_caller(struct cd_call *c, const struct looking *k)
     p->joined_at = c->initiated_at;
     cd_mx_muted(in->content, &p->audio_enabled, &p->video_enabled);
     return cd_set_str(&p->party_id, in->party) && cd_set_str(&p->device_id, in->party) &&
-           cd_set_str(&p->display_name, k->caller_name) && cd_set_str(&p->avatar_url, k->caller_avatar);
+           cd_set_str(&p->display_name, k->caller_name) &&
+           cd_set_str(&p->avatar_url, k->caller_avatar);
 }
 
 static bool fill_callee(struct cd_call *c, const struct looking *k)
@@ -181,7 +191,8 @@ static bool fill_callee(struct cd_call *c, const struct looking *k)
     if (!p)
         return false;
     cd_id_alnum(CD_PARTY_ID_LEN, party);
-    p->state = !c->foreign && cd_user_online(k->invite->in.core, k->callee) ? CD_P_RINGING : CD_P_INVITED;
+    bool hears = !c->foreign && cd_user_online(k->invite->in.core, k->callee);
+    p->state = hears ? CD_P_RINGING : CD_P_INVITED;
     return cd_set_str(&p->party_id, party) && cd_set_str(&p->display_name, k->callee_name) &&
            cd_set_str(&p->avatar_url, k->callee_avatar);
 }
@@ -209,8 +220,8 @@ static struct cd_call *build_call(const struct looking *k, const char *sdp, bool
     c->ring_seconds = (unsigned)((left + 999) / 1000);
     cd_id_call(now, c->id);
     if (cd_set_str(&c->room_id, in->room_id) && cd_set_str(&c->matrix_call_id, in->call_id) &&
-        cd_set_str(&c->caller, in->sender) && cd_set_str(&c->callee, k->callee) && fill_caller(c, k) &&
-        fill_callee(c, k))
+        cd_set_str(&c->caller, in->sender) && cd_set_str(&c->callee, k->callee) &&
+        fill_caller(c, k) && fill_callee(c, k))
         return c;
     cd_call_free(c);
     return NULL;
@@ -273,7 +284,7 @@ static void decide(struct looking *k)
     create(k, !rings);
 }
 
-/* --- who is called ------------------------------------------------------------------------------------ */
+/* --- who is called ---------------------------------------------------------------------------- */
 
 static void on_ignored(void *arg, bool ignored)
 {
@@ -350,13 +361,36 @@ static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct 
     return cd_set_str(&k->callee, callee) ? NULL : "out of memory";
 }
 
-static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
+static void look_at_room(void *arg);
+
+/* Nobody is known to be there, but somebody has just connected, whose rooms are being read. */
+static bool look_again(struct looking *k)
+{
+    if (cd_mono_ms() - last_client_ms > FRESH_CLIENT_MS || k->again == AGAIN_MAX)
+        return false;
+    k->again++;
+    return cd_timer_set(k->invite->in.core->loop, &k->timer, AGAIN_MS, look_at_room, k) == 0;
+}
+
+void cd_mx_on_client(struct cd_core *core, struct cd_client *client, bool connected)
+{
+    (void)core;
+    (void)client;
+    if (connected)
+        last_client_ms = cd_mono_ms();
+}
+
+static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room,
+                    const struct cd_err *err)
 {
     struct looking *k = arg;
     const struct cd_mx_in *in = &k->invite->in;
-    const char *why = choose_callee(k, rc, room);
+    const char *why;
 
     (void)err;
+    if (rc == CD_E_NOT_FOUND && look_again(k))
+        return;
+    why = choose_callee(k, rc, room);
     if (why) {
         drop(k, why);
         return;
@@ -371,7 +405,15 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         decide(k);
 }
 
-/* --- is it new? --------------------------------------------------------------------------------------- */
+static void look_at_room(void *arg)
+{
+    struct looking *k = arg;
+    const struct cd_mx_in *in = &k->invite->in;
+
+    cd_rooms_view_any(in->core->rooms, in->room_id, on_room, k);
+}
+
+/* --- is it new? ------------------------------------------------------------------------------- */
 
 static void on_looked_up(void *arg, enum cd_rc rc, struct cd_live *live)
 {
@@ -384,7 +426,7 @@ static void on_looked_up(void *arg, enum cd_rc rc, struct cd_live *live)
     else if (rc != CD_E_NOT_FOUND)
         looking_free(k, CD_STORE_DOWN);
     else if (in->core->rooms)
-        cd_rooms_view_any(in->core->rooms, in->room_id, on_room, k);
+        look_at_room(k);
     else
         drop(k, "there is no homeserver to ask");
 }

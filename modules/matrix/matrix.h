@@ -1,4 +1,4 @@
-/* matrix.h -- m.call.* both ways: mirrors our calls into rooms, and takes Matrix clients' calls in. */
+/* matrix.h -- m.call.* both ways: our calls into rooms, Matrix clients' calls out of them. */
 #ifndef CD_MATRIX_MATRIX_H
 #define CD_MATRIX_MATRIX_H
 

@@ -1,8 +1,8 @@
 /* mirror.c -- mirrors our calls into their rooms, so that Matrix clients take part, ring and stop.
  *
- * In: transitions and signals. Out: outbox rows. Rule (design, section 5): invite, answer, select_answer,
- * reject and hangup are always written once the invite is; candidates, negotiate and metadata only while a
- * Matrix client is or may become a party. State: live->mx. Blocks: never. */
+ * In: transitions and signals. Out: outbox rows. Rule (design, section 5): invite, answer,
+ * select_answer, reject and hangup are always written once the invite is; candidates, negotiate and
+ * metadata only while a Matrix client is or may become a party. State: live->mx. Blocks: never. */
 #include "mirror.h"
 
 #include <stdlib.h>
@@ -20,7 +20,7 @@ static bool is_active(const struct cd_call *c)
     return c->status == CD_ACCEPTED || c->status == CD_CONNECTED;
 }
 
-/* --- what is due ------------------------------------------------------------------------------- */
+/* --- what is due ------------------------------------------------------------------------------ */
 
 static bool is_invite_due(const struct cd_live *live, const struct cd_call *c)
 {
@@ -86,10 +86,10 @@ static void pump(void *arg)
     cd_mx_rows_write(&rows, live);
 }
 
-/* --- transitions ------------------------------------------------------------------------------- */
+/* --- transitions ------------------------------------------------------------------------------ */
 
-static void build_accepted(struct cd_mx_rows *rows, struct cd_live *live, const struct cd_call *next,
-                           const struct cd_cmd *cmd)
+static void build_accepted(struct cd_mx_rows *rows, struct cd_live *live,
+                           const struct cd_call *next, const struct cd_cmd *cmd)
 {
     struct cd_mx *m = live->mx;
 
@@ -112,7 +112,8 @@ static int hangup_side(const struct cd_call *prev, const struct cd_cmd *cmd)
         actor = actor == CD_MX_CALLER ? CD_MX_CALLEE : CD_MX_CALLER;
         return cd_mx_is_ours(prev, actor) ? actor : -1;
     }
-    if (cmd->source == CD_S_MATRIX && cmd->ev != CD_EV_GLARE_LOST) /* it said so in the room itself */
+    /* a Matrix client has said so in the room itself */
+    if (cmd->source == CD_S_MATRIX && cmd->ev != CD_EV_GLARE_LOST)
         return -1;
     if (actor >= 0 && cd_mx_is_ours(prev, actor))
         return actor;
@@ -150,7 +151,8 @@ static void build_final(struct cd_mx_rows *rows, struct cd_live *live, const str
         return;
     }
     int side = hangup_side(prev, cmd);
-    if (side == CD_MX_CALLEE && !m->answer_written) { /* to the room it never answered: who ignores its hang-up */
+    /* to the room it never answered, and hang-ups before an answer are ignored there */
+    if (side == CD_MX_CALLEE && !m->answer_written) {
         if (!cd_mx_is_ours(next, CD_MX_CALLER)) {
             cd_mx_add_reject(rows, m, next);
             return;
@@ -168,7 +170,8 @@ static bool is_untold(const struct cd_live *live, const struct cd_call *c)
 }
 
 void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
-                         const struct cd_call *next, const struct cd_cmd *cmd, struct cd_change *change)
+                         const struct cd_call *next, const struct cd_cmd *cmd,
+                         struct cd_change *change)
 {
     struct cd_mx_rows rows = {0};
 
@@ -202,7 +205,7 @@ static void take_back(struct cd_live *live, const struct cd_call *prev, const st
     }
 }
 
-/* Our client muted or unmuted, perhaps while it rang: a Matrix client that knows about it is told. */
+/* Our client muted or unmuted, perhaps while it rang: a Matrix client that knows of it is told. */
 static void tell_switches(struct cd_live *live, int side)
 {
     struct cd_mx *m = live->mx;
@@ -210,7 +213,8 @@ static void tell_switches(struct cd_live *live, int side)
     const struct cd_participant *p = cd_mx_participant(live->cur, side);
     struct cd_mx_rows rows = {0};
 
-    if (!m->negotiates || !s->based_ms || !is_active(live->cur) || !cd_mx_is_ours(live->cur, side) ||
+    if (!m->negotiates || !s->based_ms || !is_active(live->cur) ||
+        !cd_mx_is_ours(live->cur, side) ||
         !cd_mx_has_counterpart(live->cur) || !cd_mx_mirrors(live, live->cur) ||
         (p->audio_enabled == s->said_audio && p->video_enabled == s->said_video))
         return;
@@ -240,7 +244,7 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
     pump(live);
 }
 
-/* --- signals ------------------------------------------------------------------------------------- */
+/* --- signals ---------------------------------------------------------------------------------- */
 
 static json_t *parse_members(struct cd_str members)
 {
@@ -271,7 +275,7 @@ static bool keep_sdp(struct cd_mx *m, int side, const json_t *members, bool is_a
     return true;
 }
 
-/* A description after the first exchange: only for a Matrix client that has shown it knows the event. */
+/* A later description: only for a Matrix client that has shown it knows the event. */
 static void renegotiate(struct cd_mx *m, int side, bool is_answer)
 {
     struct cd_live *live = m->live;
@@ -300,7 +304,8 @@ static void on_description(struct cd_mx *m, int side, const json_t *members, boo
         renegotiate(m, side, is_answer);
 }
 
-void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig, uint64_t seq)
+void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig,
+                     uint64_t seq)
 {
     const struct cd_call *c = cd_live_call(live);
     int side = cd_mx_side_of(c, sig->from_user);
@@ -323,7 +328,7 @@ void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd
     json_decref(members);
 }
 
-/* --- coming and going ------------------------------------------------------------------------------ */
+/* --- coming and going ------------------------------------------------------------------------- */
 
 void cd_mx_on_gone(struct cd_core *core, struct cd_live *live)
 {
@@ -350,7 +355,7 @@ static void restore_descriptions(struct cd_mx *m)
     }
 }
 
-/* An invite or answer whose row is gone was sent, unless the call had moved on before it was due. */
+/* An invite or answer whose row is gone was sent, unless the call had moved on before. */
 static void restore_progress(struct cd_mx *m, bool invite_row, bool answer_row)
 {
     struct cd_live *live = m->live;
@@ -367,7 +372,8 @@ static void restore_progress(struct cd_mx *m, bool invite_row, bool answer_row)
     m->answer_written = answer_row || (is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
 }
 
-void cd_mx_on_restored(struct cd_core *core, struct cd_live *live, const struct cd_outbox_row *rows, size_t n)
+void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
+                       const struct cd_outbox_row *rows, size_t n)
 {
     bool invite_row = false, answer_row = false;
     struct cd_mx *m = core->outbox && live->cur ? cd_mx_of(live) : NULL;
@@ -390,7 +396,7 @@ void cd_mx_on_restored(struct cd_core *core, struct cd_live *live, const struct 
     pump(live);
 }
 
-/* --- the outbox calls back --------------------------------------------------------------------------- */
+/* --- the outbox calls back -------------------------------------------------------------------- */
 
 static struct cd_principal *outbox_token(void *self, const char *user_id)
 {
@@ -418,7 +424,7 @@ static void outbox_tried(void *self, const struct cd_outbox_row *row)
         live->invite_tried = true;
 }
 
-/* What became of the invite decides what the call object says of Matrix, and whether more is sent. */
+/* What became of the invite decides what the call object says, and whether more is sent. */
 static void invite_finished(struct cd_core *core, struct cd_live *live, enum cd_sent_rc rc)
 {
     struct cd_mx *m = cd_mx_of(live);

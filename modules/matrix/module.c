@@ -15,8 +15,8 @@ static enum cd_rc start(struct cd_core *core, struct cd_err *err)
     if (cd_mx_invites_start() != CD_OK)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
     if (conf->matrix.homeserver_url[0] && !core->no_homeserver) {
-        core->outbox = cd_outbox_new(core->loop, core->fetch, core->store, conf->matrix.homeserver_url,
-                                     &cd_mx_outbox_ops, core);
+        core->outbox = cd_outbox_new(core->loop, core->fetch, core->store,
+                                     conf->matrix.homeserver_url, &cd_mx_outbox_ops, core);
         if (!core->outbox)
             return cd_fail(err, CD_E_NO_MEMORY, NULL);
     }
@@ -39,10 +39,12 @@ static void stop(struct cd_core *core)
     cd_mx_invites_stop();
 }
 
-static void add_metric(struct cd_buf *out, const char *name, const char *help, const char *type, uint64_t v)
+static void add_metric(struct cd_buf *out, const char *name, const char *help, const char *type,
+                       uint64_t v)
 {
-    cd_buf_addf(out, "# HELP calld_matrix_%s %s\n# TYPE calld_matrix_%s %s\ncalld_matrix_%s %llu\n", name, help,
-                name, type, name, (unsigned long long)v);
+    cd_buf_addf(out, "# HELP calld_matrix_%s %s\n", name, help);
+    cd_buf_addf(out, "# TYPE calld_matrix_%s %s\n", name, type);
+    cd_buf_addf(out, "calld_matrix_%s %llu\n", name, (unsigned long long)v);
 }
 
 static void metrics(struct cd_core *core, struct cd_buf *out)
@@ -52,13 +54,17 @@ static void metrics(struct cd_core *core, struct cd_buf *out)
 
         cd_outbox_stats(core->outbox, &s);
         add_metric(out, "events_sent_total", "Events sent into rooms.", "counter", s.sent);
-        add_metric(out, "events_expired_total", "Events given up at their deadline.", "counter", s.expired);
-        add_metric(out, "events_refused_total", "Events the homeserver refused.", "counter", s.refused);
-        add_metric(out, "events_no_token_total", "Events without a usable token.", "counter", s.no_token);
+        add_metric(out, "events_expired_total", "Events given up at their deadline.", "counter",
+                   s.expired);
+        add_metric(out, "events_refused_total", "Events the homeserver refused.", "counter",
+                   s.refused);
+        add_metric(out, "events_no_token_total", "Events without a usable token.", "counter",
+                   s.no_token);
         add_metric(out, "send_retries_total", "Attempts repeated.", "counter", s.retries);
         add_metric(out, "send_limited_total", "Answers 429.", "counter", s.rate_limited);
         add_metric(out, "outbox_waiting", "Events waiting to be sent.", "gauge", s.waiting);
-        add_metric(out, "homeserver_up", "1: the last attempt reached it.", "gauge", s.homeserver_up);
+        add_metric(out, "homeserver_up", "1: the last attempt reached it.", "gauge",
+                   s.homeserver_up);
     }
     if (core->as) {
         struct cd_as_stats s;
@@ -66,8 +72,10 @@ static void metrics(struct cd_core *core, struct cd_buf *out)
         cd_as_stats(core->as, &s);
         add_metric(out, "transactions_total", "Transactions received.", "counter", s.transactions);
         add_metric(out, "events_total", "Events received.", "counter", s.events);
-        add_metric(out, "relevant_events_total", "Call and membership events.", "counter", s.relevant);
-        add_metric(out, "duplicate_events_total", "Events received again.", "counter", s.duplicate_events);
+        add_metric(out, "relevant_events_total", "Call and membership events.", "counter",
+                   s.relevant);
+        add_metric(out, "duplicate_events_total", "Events received again.", "counter",
+                   s.duplicate_events);
         add_metric(out, "quarantined_events_total", "Events set aside.", "counter", s.quarantined);
     }
 }
@@ -80,6 +88,7 @@ const struct cd_module cd_module_matrix = {
     .before_commit = cd_mx_before_commit,
     .after_commit = cd_mx_after_commit,
     .on_signal = cd_mx_on_signal,
+    .on_client = cd_mx_on_client,
     .on_gone = cd_mx_on_gone,
     .on_restored = cd_mx_on_restored,
     .metrics = metrics,

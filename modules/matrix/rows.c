@@ -1,7 +1,7 @@
 /* rows.c -- makes outbox rows: who sends, what stands in the event, its order and its deadline.
  *
- * In: a call's state. Out: rows of matrix_outbox. Why here: order and deadlines (design, section 5) are
- * decided in one place. Blocks: never. */
+ * In: a call's state. Out: rows of matrix_outbox. Why here: order and deadlines (design, section 5)
+ * are decided in one place. Blocks: never. */
 #include "rows.h"
 
 #include <stdlib.h>
@@ -68,13 +68,14 @@ struct plan {
 
 static void lost(const struct cd_mx *m, const struct plan *p)
 {
-    cd_log(CD_LOG_ERROR, "matrix", "event.unbuilt", &(struct cd_log_ctx){.call_id = cd_live_id(m->live)},
+    cd_log(CD_LOG_ERROR, "matrix", "event.unbuilt",
+           &(struct cd_log_ctx){.call_id = cd_live_id(m->live)},
            "%s could not be built (too large, or out of memory) and is not sent", p->type);
 }
 
 /* @param content  taken over; NULL: could not be built */
-static void add(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, const struct plan *p,
-                char *content)
+static void add(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                const struct plan *p, char *content)
 {
     char txn[6 + 20 + 1] = "calld.";
     struct cd_outbox_row *r = &rows->v[rows->n];
@@ -117,8 +118,8 @@ static struct cd_mxc_media media_of(struct cd_mx *m, const struct cd_call *c, in
     return (struct cd_mxc_media){s->said_audio, s->said_video};
 }
 
-/* What is left of the ring time, in whole seconds: the few milliseconds between the call's row and its
- * invite do not shorten it. */
+/* What is left of the ring time, in whole seconds: the few milliseconds between the call's row and
+ * its invite do not shorten it. */
 static int64_t ring_ms_left(const struct cd_call *c)
 {
     return (c->ring_expires_at - cd_wall_ms() + 999) / 1000 * 1000;
@@ -150,7 +151,8 @@ void cd_mx_add_select(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_
                       const char *selected_party)
 {
     struct cd_mxc_head h = head_of(m, c, CD_MX_CALLER);
-    struct plan p = {CD_MX_CALLER, RANK_CHOICE, "m.call.select_answer", call_end(m, c) + AFTERMATH_MS};
+    struct plan p = {CD_MX_CALLER, RANK_CHOICE, "m.call.select_answer",
+                     call_end(m, c) + AFTERMATH_MS};
 
     if (selected_party && selected_party[0]) /* a version 0 client has no party and expects none */
         add(rows, m, c, &p, h.party_id ? cd_mxc_select_answer(&h, selected_party) : NULL);
@@ -161,8 +163,8 @@ void cd_mx_add_reject(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_
     struct cd_mxc_head h = head_of(m, c, CD_MX_CALLEE);
     bool busy = c->end_reason == CD_R_USER_BUSY;
     bool old = c->origin == CD_O_MATRIX && c->mx_version == 0; /* knows no reject */
-    struct plan p = {CD_MX_CALLEE, old ? RANK_HANGUP : RANK_CHOICE, old ? "m.call.hangup" : "m.call.reject",
-                     call_end(m, c) + AFTERMATH_MS};
+    struct plan p = {CD_MX_CALLEE, old ? RANK_HANGUP : RANK_CHOICE,
+                     old ? "m.call.hangup" : "m.call.reject", call_end(m, c) + AFTERMATH_MS};
     char *content = NULL;
 
     if (h.party_id)
@@ -179,15 +181,16 @@ void cd_mx_add_hangup(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_
     add(rows, m, c, &p, h.party_id ? cd_mxc_hangup(&h, c->end_reason) : NULL);
 }
 
-void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side,
-                         bool is_answer)
+void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                         int side, bool is_answer)
 {
     struct cd_mxc_head h = head_of(m, c, side);
     struct cd_mxc_media media = media_of(m, c, side);
     struct plan p = {side, RANK_DROPPABLE, "m.call.negotiate", cd_wall_ms() + NEGOTIATE_LIFE_MS};
 
     add(rows, m, c, &p,
-        h.party_id ? cd_mxc_negotiate(&h, is_answer, cd_str_of(m->side[side].sdp), NEGOTIATE_LIFE_MS, &media)
+        h.party_id ? cd_mxc_negotiate(&h, is_answer, cd_str_of(m->side[side].sdp),
+                                      NEGOTIATE_LIFE_MS, &media)
                    : NULL);
 }
 
@@ -202,8 +205,8 @@ void cd_mx_add_metadata(struct cd_mx_rows *rows, struct cd_mx *m, const struct c
         add(rows, m, c, &p, content);
 }
 
-void cd_mx_add_candidates(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side,
-                          struct cd_str list)
+void cd_mx_add_candidates(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                          int side, struct cd_str list)
 {
     struct cd_mxc_head h = head_of(m, c, side);
     struct plan p = {side, RANK_DROPPABLE, "m.call.candidates", call_end(m, c)};
@@ -227,7 +230,8 @@ void cd_mx_rows_into(struct cd_mx_rows *rows, struct cd_change *change)
 void cd_mx_rows_write(struct cd_mx_rows *rows, struct cd_live *live)
 {
     if (rows->n && cd_write_outbox(live->core, live, rows->v, rows->n) != CD_OK)
-        cd_log(CD_LOG_ERROR, "matrix", "event.unwritten", &(struct cd_log_ctx){.call_id = cd_live_id(live)},
+        cd_log(CD_LOG_ERROR, "matrix", "event.unwritten",
+               &(struct cd_log_ctx){.call_id = cd_live_id(live)},
                "out of memory: %zu Matrix events are not sent", rows->n);
     rows->n = 0;
 }

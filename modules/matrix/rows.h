@@ -18,22 +18,24 @@ bool cd_mx_enabled(const struct cd_live *live, const struct cd_call *c);
 bool cd_mx_mirrors(const struct cd_live *live, const struct cd_call *c);
 /** Is that side a client of ours? */
 bool cd_mx_is_ours(const struct cd_call *c, int side);
-/** The party id that side sends with, made up when it never took a seat. @return NULL out of memory */
+/** The party id that side sends with, made up when it took no seat. @return NULL out of memory */
 const char *cd_mx_party(struct cd_mx *m, const struct cd_call *c, int side);
 
-/* Each adds a row; out of memory or room leaves it out and is logged. @p c is the state to describe. */
+/* Each adds a row; out of memory or room leaves it out and is logged. @p c is the state to
+ * describe. */
 void cd_mx_add_invite(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c);
 void cd_mx_add_answer(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c);
 void cd_mx_add_select(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
                       const char *selected_party);
 void cd_mx_add_reject(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c);
 void cd_mx_add_hangup(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side);
-void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side,
-                         bool is_answer);
-void cd_mx_add_metadata(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side);
+void cd_mx_add_negotiate(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                         int side, bool is_answer);
+void cd_mx_add_metadata(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                        int side);
 /** @param list  comma-joined candidates */
-void cd_mx_add_candidates(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c, int side,
-                          struct cd_str list);
+void cd_mx_add_candidates(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
+                          int side, struct cd_str list);
 
 /** Give the rows to a transition; they are moved out. */
 void cd_mx_rows_into(struct cd_mx_rows *rows, struct cd_change *change);

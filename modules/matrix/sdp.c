@@ -1,7 +1,7 @@
 /* sdp.c -- reads media kinds and stream ids out of a session description.
  *
- * In: text from a client, hostile or not. Out: a fixed-size summary. State: none. Why not a full parser:
- * sdp_stream_metadata needs the msid stream ids and nothing else of it. Blocks: never. */
+ * In: text from a client, hostile or not. Out: a fixed-size summary. State: none. Why not a full
+ * parser: sdp_stream_metadata needs the msid stream ids and nothing else of it. Blocks: never. */
 #include "sdp.h"
 
 /* The m= section being read. */

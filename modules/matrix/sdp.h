@@ -1,4 +1,5 @@
-/* sdp.h -- the little that we read of a session description: which media it sends, in which streams. */
+/* sdp.h -- the little that we read of a session description: which media it sends, in which
+ * streams. */
 #ifndef CD_MATRIX_SDP_H
 #define CD_MATRIX_SDP_H
 
@@ -18,7 +19,8 @@ struct cd_sdp_stream {
 struct cd_sdp {
     bool audio, video; /* a section of that kind that is not rejected (port 0) */
     size_t n_streams;
-    struct cd_sdp_stream streams[CD_SDP_STREAMS]; /* that the sender sends, in order of appearance */
+    /* that the sender sends, in order of appearance */
+    struct cd_sdp_stream streams[CD_SDP_STREAMS];
 };
 
 /** Scan a session description. Never fails: what is not understood is not there. Streams come from

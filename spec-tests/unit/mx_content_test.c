@@ -1,5 +1,5 @@
-/* mx_content_test.c -- the bodies of m.call.* events. With --bodies it prints one whole event a line,
- * for matrix_bodies.test.mjs, which holds them against the official schemas. */
+/* mx_content_test.c -- the bodies of m.call.* events. With --bodies it prints one whole event a
+ * line, for matrix_bodies.test.mjs, which holds them against the official schemas. */
 #include "matrix/content.h"
 
 #include <stdlib.h>
@@ -126,9 +126,11 @@ static const char *candidate(const char *json)
 
 static void candidates(void)
 {
-    CHECK_STR(candidate("{\"candidate\":\"c\",\"sdpMid\":\"0\",\"sdpMLineIndex\":0,\"usernameFragment\":null}"),
+    CHECK_STR(candidate("{\"candidate\":\"c\",\"sdpMid\":\"0\",\"sdpMLineIndex\":0,"
+                        "\"usernameFragment\":null}"),
               "{\"candidate\":\"c\",\"sdpMid\":\"0\",\"sdpMLineIndex\":0}");
-    CHECK_STR(candidate("{\"candidate\":\"c\",\"sdpMid\":null,\"sdpMLineIndex\":null}"), "{\"candidate\":\"c\"}");
+    CHECK_STR(candidate("{\"candidate\":\"c\",\"sdpMid\":null,\"sdpMLineIndex\":null}"),
+              "{\"candidate\":\"c\"}");
     CHECK_STR(candidate("{\"candidate\":\"c\",\"sdpMid\":\"\",\"sdpMLineIndex\":1}"),
               "{\"candidate\":\"c\",\"sdpMLineIndex\":1}");
     CHECK_STR(candidate("{\"candidate\":\"\"}"), "{\"candidate\":\"\"}");
@@ -152,7 +154,7 @@ static void too_large(void)
     free(sdp);
 }
 
-/* --- --bodies ------------------------------------------------------------------------------------------ */
+/* --- --bodies --------------------------------------------------------------------------------- */
 
 static void print_event(const char *type, char *content)
 {
@@ -170,7 +172,9 @@ static int print_bodies(void)
     print_event("m.call.invite", cd_mxc_invite(&head, cd_str_of(NO_STREAMS), "@b:hs", 60000, &on));
     print_event("m.call.answer", cd_mxc_answer(&head, sdp, &on));
     print_event("m.call.candidates",
-                cd_mxc_candidates(&head, cd_str_of("{\"candidate\":\"c\",\"sdpMid\":\"0\",\"sdpMLineIndex\":0},"
+                cd_mxc_candidates(&head,
+                                  cd_str_of("{\"candidate\":\"c\",\"sdpMid\":\"0\","
+                                            "\"sdpMLineIndex\":0},"
                                                    "{\"candidate\":\"\"}")));
     print_event("m.call.select_answer", cd_mxc_select_answer(&head, "Other"));
     print_event("m.call.reject", cd_mxc_reject(&head, false));
