@@ -9,7 +9,8 @@ import { assertConforms, eventTypes } from '../lib/schemas.mjs';
 import { top } from '../lib/stack.mjs';
 
 const program = join(process.env.BUILD_DIR ?? join(top, 'build'), 'spec-tests/unit/mx_content_test');
-const events = execFileSync(program, ['--bodies'], { encoding: 'utf8' }).trim().split('\n').map((line) => JSON.parse(line));
+const events = execFileSync(program, ['--bodies'], { encoding: 'utf8' }).trim().split('\n')
+  .map((line) => JSON.parse(line));
 
 test('each event type that we send conforms to its schema', () => {
   assertConforms(events);

@@ -97,8 +97,10 @@ test('REST alone calls a Matrix client: invite, candidates, select_answer, hangu
   assert.deepEqual(content.sdp_stream_metadata['stream-rest'],
     { purpose: 'm.usermedia', audio_muted: false, video_muted: false });
   assert.equal((await untilStatus(caller, callId, 'ringing')).matrixSignalling, 'sent');
-  for (const number of [1, 2, 3]) await post(caller, `/api/calls/${callId}/ice-candidate`, { candidate: candidateOf(number) });
-  await post(caller, `/api/calls/${callId}/ice-candidate`, { candidate: { candidate: '', sdpMid: null, sdpMLineIndex: null, usernameFragment: null } });
+  const end = { candidate: '', sdpMid: null, sdpMLineIndex: null, usernameFragment: null };
+  for (const candidate of [...[1, 2, 3].map(candidateOf), end]) {
+    await post(caller, `/api/calls/${callId}/ice-candidate`, { candidate });
+  }
   await client.send('answer', { answer: answerOf('client') });
   await client.send('candidates', { candidates: [candidateOf(7), { candidate: '' }] });
   const answered = await untilStatus(caller, callId, 'accepted');
@@ -210,14 +212,16 @@ test('busy: a reject with that reason, and the caller\'s choice of it', limit, a
 test('a refusal to a Matrix caller is a reject, never a hangup', limit, async () => {
   const { caller, callee, roomId, b, client, callId } = await matrixCalls();
   await b.command('call-end', { callId });
-  await expectTimeline(caller, roomId, client.callId, [{ type: 'invite', sender: caller }, { type: 'reject', sender: callee }]);
+  await expectTimeline(caller, roomId, client.callId, [{ type: 'invite', sender: caller },
+    { type: 'reject', sender: callee }]);
   assert.equal((await statusOf(callee, callId)).status, 'declined');
 });
 
 test('mute and renegotiation reach a client that knows them, and come back from it', limit, async () => {
   const { caller, callee, roomId, b, client, callId } = await matrixCalls({ ...modern,
     sdp_stream_metadata: { 'stream-matrix': { purpose: 'm.usermedia', audio_muted: false, video_muted: true } } });
-  assert.equal((await statusOf(callee, callId)).participants.find((one) => one.userId === caller.userId).videoEnabled, false);
+  const { participants } = await statusOf(callee, callId);
+  assert.equal(participants.find((one) => one.userId === caller.userId).videoEnabled, false);
   await b.command('join-call', { callId });
   await b.command('call-answer', { callId, answer: answerOf('tab') });
   await sent(caller, roomId, client.callId, 'answer', callee);
@@ -267,18 +271,20 @@ test('both call each other: the client\'s call stays, ours is replaced', limit, 
   assert.equal(ring.caller, callee.userId);
   const ours = await untilStatus(caller, callId, 'canceled');
   assert.equal(ours.endReason, 'replaced');
-  await expectTimeline(callee, roomId, callId, [{ type: 'invite', sender: caller }, { type: 'hangup', sender: caller }]);
+  await expectTimeline(callee, roomId, callId, [{ type: 'invite', sender: caller },
+    { type: 'hangup', sender: caller }]);
   await a.command('call-answer', { callId: ring.callId, answer: answerOf('tab') });
   await sent(callee, roomId, client.callId, 'answer', caller);
   await client.send('hangup', { reason: 'user_hangup' });
   await a.next('call-ended', ring.callId);
 });
 
-test('answered without a description and given up: the Matrix caller gets a reject, for a hangup would mean nothing', limit, async () => {
+test('answered without a description and given up: a reject, for a hangup would mean nothing', limit, async () => {
   const { caller, callee, roomId, b, client, callId } = await matrixCalls();
   await b.command('call-answer', { callId });
   await b.command('call-end', { callId });
-  await expectTimeline(caller, roomId, client.callId, [{ type: 'invite', sender: caller }, { type: 'reject', sender: callee }]);
+  await expectTimeline(caller, roomId, client.callId, [{ type: 'invite', sender: caller },
+    { type: 'reject', sender: callee }]);
 });
 
 test('muted while it rang: the client that answers is told', limit, async () => {
@@ -329,8 +335,8 @@ test('two Matrix clients call each other: recorded, connected by their choice, a
   assert.equal(connected.connectedInferred, true);
   await two.send('hangup', { reason: 'user_hangup' });
   await untilStatus(callee, found.callId, 'ended');
-  await expectTimeline(caller, roomId, one.callId, [{ type: 'invite', sender: caller }, { type: 'answer', sender: callee },
-    { type: 'select_answer', sender: caller }, { type: 'hangup', sender: callee }]);
+  await expectTimeline(caller, roomId, one.callId, [{ type: 'invite', sender: caller },
+    { type: 'answer', sender: callee }, { type: 'select_answer', sender: caller }, { type: 'hangup', sender: callee }]);
 });
 
 test('a call that was over before we heard of it does not ring', limit, async () => {

@@ -1,5 +1,5 @@
-// What a restart must not break: a ringing call that Matrix clients heard of is hung up in time, with the sealed token of
-// a caller who is gone; an accepted one goes on; and events that came twice count once.
+// What a restart must not break: a ringing call that Matrix clients heard of is hung up in time, with the sealed token
+// of a caller who is gone; an accepted one goes on; what was said while the daemon was away is not lost.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -54,7 +54,8 @@ const party = (user, roomId, callId) => {
 
 async function ringing(ringSeconds) {
   const pair = await stack.newPair();
-  const { callId } = await post(pair.caller, '/api/calls/initiate', { roomId: pair.roomId, offer: offerOf('rest'), ringSeconds });
+  const { callId } = await post(pair.caller, '/api/calls/initiate',
+    { roomId: pair.roomId, offer: offerOf('rest'), ringSeconds });
   await until(async () => (await pair.callee.callEvents(pair.roomId, callId)).length > 0, { what: 'the invite' });
   return { ...pair, callId };
 }
@@ -74,8 +75,8 @@ test('killed in a call with a Matrix client: candidates and the hangup go on', l
   const { caller, callee, roomId, callId } = await ringing(60);
   const client = party(callee, roomId, callId);
   await client.send('answer', { answer: answerOf('client') });
-  await until(async () => (await callee.callEvents(roomId, callId)).some((event) => event.type === 'm.call.select_answer'),
-    { what: 'select_answer' });
+  await until(async () => (await callee.callEvents(roomId, callId))
+    .some((event) => event.type === 'm.call.select_answer'), { what: 'select_answer' });
   await stop('SIGKILL');
   // What was sent while nobody listened is delivered by the homeserver afterwards.
   await client.send('candidates', { candidates: [candidateOf(1)] });
@@ -88,7 +89,8 @@ test('killed in a call with a Matrix client: candidates and the hangup go on', l
   await until(async () => candidatesOf(await callee.callEvents(roomId, callId), caller.userId).length === 1,
     { what: 'our candidate' });
   await client.send('hangup', { reason: 'user_hangup' });
-  await until(async () => (await stack.as(caller).get(`/api/calls/${callId}`)).body.status === 'ended', { what: 'the end' });
+  await until(async () => (await stack.as(caller).get(`/api/calls/${callId}`)).body.status === 'ended',
+    { what: 'the end' });
   await expectTimeline(callee, roomId, callId, [{ type: 'invite', sender: caller }, { type: 'answer', sender: callee },
     { type: 'select_answer', sender: caller }, { type: 'hangup', sender: callee }]);
 });
@@ -110,7 +112,8 @@ test('called and hung up while the daemon was away: it does not go on ringing', 
   for (const early of b.all('call-ringing').filter((one) => one.matrixCallId === over.callId)) {
     assert.equal((await b.next('call-ended', early.callId)).status, 'canceled');
   }
-  assert.deepEqual((await stack.as(callee).get('/api/calls/active')).body.calls.map((call) => call.callId), [ring.callId]);
+  const { calls } = (await stack.as(callee).get('/api/calls/active')).body;
+  assert.deepEqual(calls.map((call) => call.callId), [ring.callId]);
   await later.send('hangup', { reason: 'user_hangup' });
   await b.next('call-ended', ring.callId);
   b.close();
