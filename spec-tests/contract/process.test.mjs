@@ -20,7 +20,12 @@ const program = process.env.MATRIX_CALLD ?? path.join(build, 'matrix-calld');
 const folder = mkdtempSync(path.join(tmpdir(), 'calld-process-'));
 const HS_TOKEN = 'h'.repeat(64);
 
-after(() => rmSync(folder, { recursive: true, force: true }));
+const children = [];
+
+after(() => {
+  for (const child of children) child.kill('SIGKILL'); // only what a failed test left
+  rmSync(folder, { recursive: true, force: true });
+});
 
 // The environment of the machine must not configure the daemon under test.
 const environment = Object.fromEntries(Object.entries(process.env)
@@ -50,6 +55,7 @@ function write(file, sections) {
 async function start(settings, { env = {} } = {}) {
   const { file, sections } = configure(settings);
   const child = spawn(program, ['-c', file], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...environment, ...env } });
+  children.push(child);
   const daemon = { child, file, sections, log: [], exited: once(child, 'exit') };
   createInterface({ input: child.stderr }).on('line', (line) => daemon.log.push(line));
   const early = daemon.exited.then(([code]) => { throw new Error(`exit ${code}\n${daemon.log.join('\n')}`); });

@@ -6,7 +6,6 @@
  * State: one daemon a role (caps and idle times differ), lists of requests and connections.
  * Owns: sockets handed to cd_http_adopt(). Blocks: never. */
 #ifndef _GNU_SOURCE
-#define SWEEP_MS 1000 /* how soon a client that left in the middle of a body is noticed */
 #define _GNU_SOURCE
 #endif
 #include "in/http.h"
@@ -30,6 +29,7 @@
 #include "in/linger.h"
 #include "in/ws.h"
 
+#define SWEEP_MS 1000 /* how soon a client that left in the middle of a body is noticed */
 #define PUMP_ROUNDS 8          /* then other sources get their turn */
 #define HANDSHAKE_MAX 32768
 
