@@ -23,8 +23,8 @@ struct cd_conf {
         bool auto_migrate;
     } database;
     struct {
-        char *homeserver_url, *public_homeserver_url, *server_name, *registration, *hs_token, *hs_token_previous, *as_token,
-            *as_id, *seal_key_file, *seal_key_file_previous;
+        char *homeserver_url, *public_homeserver_url, *server_name, *registration, *hs_token,
+            *hs_token_previous, *as_token, *as_id, *seal_key_file, *seal_key_file_previous;
         bool record_foreign, legacy_paths;
     } matrix;
     struct {
