@@ -180,6 +180,7 @@ static void on_live_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call
     }
     for (size_t i = 0; i < n; i++)
         restore_one(&d->core, calls[i]);
+    free(calls);
     if (n)
         cd_log(CD_LOG_INFO, "daemon", "calls.restored", NULL, "%zu calls restored", n);
     if (open_listeners(d, &err) != CD_OK)

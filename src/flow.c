@@ -178,6 +178,7 @@ static void committed(struct cd_job *j)
     if (j->creating) {
         l->born = NULL;
         core->counts.calls_created++;
+        cd_signal_flush_soon(l); /* what was signalled meanwhile waited for the row */
     } else {
         count_transition(core, l->cur);
     }
@@ -360,13 +361,12 @@ struct cd_live *cd_create(struct cd_core *core, struct cd_call *born, const stru
 {
     struct cd_cmd cmd = {.ev = CD_EV_COUNT, .source = CD_S_REST, .user = born->caller,
                          .now_ms = born->initiated_at, .mx_version = 1};
-    struct cd_live *l = cd_live_new(core, born, true);
-    struct cd_job *j = l ? job_new(l, &cmd, extra, fn, arg) : NULL;
-
     if (born->origin == CD_O_MATRIX)
         cmd.source = CD_S_MATRIX;
     else if (born->origin == CD_O_SOCKET)
         cmd.source = CD_S_SOCKET;
+    struct cd_live *l = cd_live_new(core, born, true);
+    struct cd_job *j = l ? job_new(l, &cmd, extra, fn, arg) : NULL;
     if (!j) {
         struct cd_result res = {.rc = CD_E_NO_MEMORY};
         if (!l && extra)
@@ -377,7 +377,6 @@ struct cd_live *cd_create(struct cd_core *core, struct cd_call *born, const stru
         fn(arg, &res);
         return NULL;
     }
-    j->cmd.source = cmd.source;
     j->creating = true;
     born->version = 1;
     l->busy = true;

@@ -21,6 +21,8 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
 struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc);
 /** Final calls rest a while in memory for late questions, then leave: arm that. */
 void cd_live_retire(struct cd_live *l);
+/** Write behind, with the next batch, what was signalled and is not stored yet. */
+void cd_signal_flush_soon(struct cd_live *l);
 /** The second half of cd_create(), run from the loop. @param job  a struct cd_job */
 void cd_flow_start_creation(void *job);
 

@@ -17,10 +17,10 @@ static const char *const event_names[] = {
 static void flush_signals(void *arg);
 
 /* Write-behind: one change a turn and call, at most CD_CHANGE_SIGNALS rows. */
-static void queue_flush(struct cd_live *l)
+void cd_signal_flush_soon(struct cd_live *l)
 {
-    if (l->flush_queued || l->gone)
-        return;
+    if (l->flush_queued || l->gone || !l->cur)
+        return; /* while it is being created its row must come first: flow.c calls again */
     l->flush_queued = cd_loop_defer(l->core->loop, flush_signals, l) == 0;
 }
 
@@ -63,9 +63,7 @@ static void flush_signals(void *arg)
     bool more = false;
 
     l->flush_queued = false;
-    if (l->gone || !l->cur || cd_status_final(l->cur->status)) {
-        if (!l->gone && !l->cur)
-            queue_flush(l); /* still being created: its row must come first */
+    if (l->gone || cd_status_final(l->cur->status)) {
         cd_live_maybe_free(l);
         return;
     }
@@ -91,7 +89,7 @@ static void flush_signals(void *arg)
     else
         cd_change_free(ch);
     if (more)
-        queue_flush(l);
+        cd_signal_flush_soon(l);
 }
 
 static void add(struct cd_buf *b, struct cd_str s)
@@ -211,7 +209,7 @@ enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd
     core->counts.signals++;
     core->counts.signals_bytes += sig->members.n;
     if (keeps(live, sig) && log_signal(live, sig, seq, &scratch, body_at))
-        queue_flush(live);
+        cd_signal_flush_soon(live);
     if (scratch.cap > SCRATCH_KEEP)
         cd_buf_done(&scratch);
     for (size_t i = 0; cd_modules[i]; i++)

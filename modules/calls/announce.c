@@ -98,8 +98,8 @@ static void announce_new(struct cd_core *core, struct cd_live *l)
     const struct cd_call *c = l->cur;
     struct cd_buf b;
 
-    if (!c->callee || c->status != CD_RINGING)
-        return;
+    if (!c->callee || c->status != CD_RINGING || c->foreign)
+        return; /* a call that is only recorded rings nobody */
     if (cd_user_online(core, c->callee)) {
         calls_ring(core, l, 0);
         return;

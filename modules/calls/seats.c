@@ -101,7 +101,7 @@ static void client_came(struct cd_core *core, const struct cd_client *client)
 
     for (size_t i = 0; i < n; i++) {
         const struct cd_call *c = calls[i]->cur;
-        if (c && c->status == CD_RINGING && c->callee && strcmp(c->callee, client->who->user_id) == 0)
+        if (c && c->status == CD_RINGING && !c->foreign && c->callee && strcmp(c->callee, client->who->user_id) == 0)
             calls_ring(core, calls[i], client->sock_id);
     }
 }

@@ -105,6 +105,8 @@ static bool accept_call(struct cd_call *c, const struct cd_cmd *cmd)
     p->joined_at = cmd->now_ms;
     p->side = cmd->source == CD_S_MATRIX ? CD_SIDE_MATRIX : CD_SIDE_OURS;
     /* a Matrix caller chooses among answers with select_answer: until then ours is provisional */
+    if (c->origin == CD_O_MATRIX && p->side == CD_SIDE_MATRIX)
+        c->foreign = true; /* between two Matrix clients: from here on a record */
     c->answer_provisional = c->origin == CD_O_MATRIX && !c->foreign && p->side == CD_SIDE_OURS;
     return cd_set_str(&p->party_id, cmd->party_id) && cd_set_str(&p->device_id, cmd->client);
 }
