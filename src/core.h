@@ -239,6 +239,10 @@ struct cd_module {
  * @return CD_OK or CD_E_NO_MEMORY */
 enum cd_rc cd_write_outbox(struct cd_core *core, struct cd_live *live, struct cd_outbox_row *rows, size_t n);
 
+/** One metric without labels as Prometheus text. @param name  without the prefix "calld_"
+ * @param type  "counter" or "gauge" */
+void cd_metric(struct cd_buf *b, const char *name, const char *type, const char *help, double value);
+
 /** Counters of the core, for metrics. */
 struct cd_counts {
     uint64_t calls_created, transitions, refused, ignored, signals, signals_bytes, rate_limited;

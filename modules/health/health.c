@@ -61,7 +61,7 @@ static enum cd_rc ready(void *self, struct cd_req *req)
 
 /* --- metrics: Prometheus text on the control listener --------------------------------------------- */
 
-static void metric(struct cd_buf *b, const char *name, const char *type, const char *help, double value)
+void cd_metric(struct cd_buf *b, const char *name, const char *type, const char *help, double value)
 {
     cd_buf_addf(b, "# HELP calld_%s %s\n# TYPE calld_%s %s\ncalld_%s %.15g\n", name, help, name, type, name, value);
 }
@@ -83,14 +83,14 @@ static void call_metrics(struct cd_buf *b, struct cd_core *core)
     for (int s = CD_ENDED; s < CD_STATUS_COUNT; s++)
         cd_buf_addf(b, "calld_calls_finished_total{status=\"%s\"} %llu\n", cd_status_name((enum cd_status)s),
                     (unsigned long long)core->counts.final_by_status[s]);
-    metric(b, "calls_created_total", "counter", "Calls created.", (double)core->counts.calls_created);
-    metric(b, "transitions_total", "counter", "State changes of calls.", (double)core->counts.transitions);
-    metric(b, "refused_total", "counter", "Commands refused with 409.", (double)core->counts.refused);
-    metric(b, "ignored_total", "counter", "Matrix events and timers that changed nothing.",
+    cd_metric(b, "calls_created_total", "counter", "Calls created.", (double)core->counts.calls_created);
+    cd_metric(b, "transitions_total", "counter", "State changes of calls.", (double)core->counts.transitions);
+    cd_metric(b, "refused_total", "counter", "Commands refused with 409.", (double)core->counts.refused);
+    cd_metric(b, "ignored_total", "counter", "Matrix events and timers that changed nothing.",
            (double)core->counts.ignored);
-    metric(b, "signals_total", "counter", "Offers, answers and candidates relayed.",
+    cd_metric(b, "signals_total", "counter", "Offers, answers and candidates relayed.",
            (double)core->counts.signals);
-    metric(b, "rate_limited_total", "counter", "Requests refused by a rate limit.",
+    cd_metric(b, "rate_limited_total", "counter", "Requests refused by a rate limit.",
            (double)core->counts.rate_limited);
 }
 
@@ -101,7 +101,7 @@ static void memory_metrics(struct cd_buf *b)
     for (int k = 0; k < CD_BUDGET_KINDS; k++)
         cd_buf_addf(b, "calld_memory_bytes{for=\"%s\"} %zu\n", cd_budget_name((enum cd_budget_kind)k),
                     cd_budget_used_by((enum cd_budget_kind)k));
-    metric(b, "memory_limit_bytes", "gauge", "limits.memory_mb.", (double)cd_budget_limit());
+    cd_metric(b, "memory_limit_bytes", "gauge", "limits.memory_mb.", (double)cd_budget_limit());
 }
 
 static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
@@ -111,53 +111,25 @@ static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
     struct cd_http_stats h;
 
     core->store->ops->stats(core->store, &st);
-    metric(b, "store_connected", "gauge", "1 while the store answers.", st.connected);
-    metric(b, "store_commits_total", "counter", "Changes made durable.", (double)st.commits);
-    metric(b, "store_batches_total", "counter", "Group commits.", (double)st.batches);
-    metric(b, "store_batch_reruns_total", "counter", "Batches run again one by one.", (double)st.batch_reruns);
-    metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
-    metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
-    metric(b, "store_queue", "gauge", "Changes waiting to become durable.", (double)st.queue_now);
+    cd_metric(b, "store_connected", "gauge", "1 while the store answers.", st.connected);
+    cd_metric(b, "store_commits_total", "counter", "Changes made durable.", (double)st.commits);
+    cd_metric(b, "store_batches_total", "counter", "Group commits.", (double)st.batches);
+    cd_metric(b, "store_batch_reruns_total", "counter", "Batches run again one by one.", (double)st.batch_reruns);
+    cd_metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
+    cd_metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
+    cd_metric(b, "store_queue", "gauge", "Changes waiting to become durable.", (double)st.queue_now);
     cd_sock_stats(&so);
-    metric(b, "sockets", "gauge", "Connected client sockets.", (double)so.sockets);
-    metric(b, "sockets_websocket", "gauge", "Of them over WebSocket.", (double)so.websocket);
-    metric(b, "socket_events_in_total", "counter", "Events from clients.", (double)so.events_in);
-    metric(b, "socket_events_out_total", "counter", "Events to clients.", (double)so.events_out);
-    metric(b, "sockets_closed_slow_total", "counter", "Sockets closed for reading too slowly.",
+    cd_metric(b, "sockets", "gauge", "Connected client sockets.", (double)so.sockets);
+    cd_metric(b, "sockets_websocket", "gauge", "Of them over WebSocket.", (double)so.websocket);
+    cd_metric(b, "socket_events_in_total", "counter", "Events from clients.", (double)so.events_in);
+    cd_metric(b, "socket_events_out_total", "counter", "Events to clients.", (double)so.events_out);
+    cd_metric(b, "sockets_closed_slow_total", "counter", "Sockets closed for reading too slowly.",
            (double)so.closed_slow);
     cd_http_stats(core->http, &h);
-    metric(b, "http_requests_total", "counter", "HTTP requests.", (double)h.requests);
-    metric(b, "http_refused_total", "counter", "Requests refused on their headers.", (double)h.refused);
-    metric(b, "http_parked", "gauge", "Requests waiting for an answer.", (double)h.parked_now);
-    metric(b, "http_connections", "gauge", "Open HTTP connections.", (double)h.connections_now);
-}
-
-static void matrix_metrics(struct cd_buf *b, const struct cd_core *core)
-{
-    struct cd_outbox_stats o;
-    struct cd_as_stats a;
-
-    if (core->outbox) {
-        cd_outbox_stats(core->outbox, &o);
-        metric(b, "matrix_up", "gauge", "1 while the homeserver answers.", o.homeserver_up);
-        metric(b, "matrix_sent_total", "counter", "Events sent.", (double)o.sent);
-        metric(b, "matrix_expired_total", "counter", "Events dropped at their deadline.", (double)o.expired);
-        metric(b, "matrix_refused_total", "counter", "Events the homeserver refused.", (double)o.refused);
-        metric(b, "matrix_no_token_total", "counter", "Events dropped without a token.", (double)o.no_token);
-        metric(b, "matrix_retries_total", "counter", "Sending attempts repeated.", (double)o.retries);
-        metric(b, "matrix_rate_limited_total", "counter", "Times the homeserver said 429.",
-               (double)o.rate_limited);
-        metric(b, "matrix_waiting", "gauge", "Events waiting to be sent.", (double)o.waiting);
-    }
-    if (core->as) {
-        cd_as_stats(core->as, &a);
-        metric(b, "as_transactions_total", "counter", "Transactions received.", (double)a.transactions);
-        metric(b, "as_events_total", "counter", "Events in them.", (double)a.events);
-        metric(b, "as_relevant_total", "counter", "Events that concern calls or members.", (double)a.relevant);
-        metric(b, "as_duplicate_events_total", "counter", "Events seen before.", (double)a.duplicate_events);
-        metric(b, "as_quarantined_total", "counter", "Events that could not be read.", (double)a.quarantined);
-        metric(b, "as_lag_seconds", "gauge", "Age of the newest event when it came.", (double)a.last_lag_ms / 1000);
-    }
+    cd_metric(b, "http_requests_total", "counter", "HTTP requests.", (double)h.requests);
+    cd_metric(b, "http_refused_total", "counter", "Requests refused on their headers.", (double)h.refused);
+    cd_metric(b, "http_parked", "gauge", "Requests waiting for an answer.", (double)h.parked_now);
+    cd_metric(b, "http_connections", "gauge", "Open HTTP connections.", (double)h.connections_now);
 }
 
 static enum cd_rc metrics(void *self, struct cd_req *req)
@@ -169,7 +141,6 @@ static enum cd_rc metrics(void *self, struct cd_req *req)
     cd_buf_init(&b, 1024 * 1024);
     call_metrics(&b, core);
     traffic_metrics(&b, core);
-    matrix_metrics(&b, core);
     memory_metrics(&b);
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->metrics)

@@ -39,45 +39,50 @@ static void stop(struct cd_core *core)
     cd_mx_invites_stop();
 }
 
-static void add_metric(struct cd_buf *out, const char *name, const char *help, const char *type,
-                       uint64_t v)
+static void outbox_metrics(struct cd_buf *b, const struct cd_outbox *outbox)
 {
-    cd_buf_addf(out, "# HELP calld_matrix_%s %s\n", name, help);
-    cd_buf_addf(out, "# TYPE calld_matrix_%s %s\n", name, type);
-    cd_buf_addf(out, "calld_matrix_%s %llu\n", name, (unsigned long long)v);
+    struct cd_outbox_stats o;
+
+    cd_outbox_stats(outbox, &o);
+    cd_metric(b, "matrix_up", "gauge", "1 while the homeserver answers.", o.homeserver_up);
+    cd_metric(b, "matrix_sent_total", "counter", "Events sent into rooms.", (double)o.sent);
+    cd_metric(b, "matrix_expired_total", "counter", "Events given up at their deadline.",
+              (double)o.expired);
+    cd_metric(b, "matrix_refused_total", "counter", "Events the homeserver refused.",
+              (double)o.refused);
+    cd_metric(b, "matrix_no_token_total", "counter", "Events dropped without a usable token.",
+              (double)o.no_token);
+    cd_metric(b, "matrix_retries_total", "counter", "Sending attempts repeated.",
+              (double)o.retries);
+    cd_metric(b, "matrix_rate_limited_total", "counter", "Times the homeserver said 429.",
+              (double)o.rate_limited);
+    cd_metric(b, "matrix_waiting", "gauge", "Events waiting to be sent.", (double)o.waiting);
+}
+
+static void transaction_metrics(struct cd_buf *b, const struct cd_appservice *as)
+{
+    struct cd_as_stats a;
+
+    cd_as_stats(as, &a);
+    cd_metric(b, "as_transactions_total", "counter", "Transactions received.",
+              (double)a.transactions);
+    cd_metric(b, "as_events_total", "counter", "Events in them.", (double)a.events);
+    cd_metric(b, "as_relevant_total", "counter", "Events that concern calls or members.",
+              (double)a.relevant);
+    cd_metric(b, "as_duplicate_events_total", "counter", "Events seen before.",
+              (double)a.duplicate_events);
+    cd_metric(b, "as_quarantined_total", "counter", "Events that could not be read.",
+              (double)a.quarantined);
+    cd_metric(b, "as_lag_seconds", "gauge", "Age of the newest event when it came.",
+              (double)a.last_lag_ms / 1000);
 }
 
 static void metrics(struct cd_core *core, struct cd_buf *out)
 {
-    if (core->outbox) {
-        struct cd_outbox_stats s;
-
-        cd_outbox_stats(core->outbox, &s);
-        add_metric(out, "events_sent_total", "Events sent into rooms.", "counter", s.sent);
-        add_metric(out, "events_expired_total", "Events given up at their deadline.", "counter",
-                   s.expired);
-        add_metric(out, "events_refused_total", "Events the homeserver refused.", "counter",
-                   s.refused);
-        add_metric(out, "events_no_token_total", "Events without a usable token.", "counter",
-                   s.no_token);
-        add_metric(out, "send_retries_total", "Attempts repeated.", "counter", s.retries);
-        add_metric(out, "send_limited_total", "Answers 429.", "counter", s.rate_limited);
-        add_metric(out, "outbox_waiting", "Events waiting to be sent.", "gauge", s.waiting);
-        add_metric(out, "homeserver_up", "1: the last attempt reached it.", "gauge",
-                   s.homeserver_up);
-    }
-    if (core->as) {
-        struct cd_as_stats s;
-
-        cd_as_stats(core->as, &s);
-        add_metric(out, "transactions_total", "Transactions received.", "counter", s.transactions);
-        add_metric(out, "events_total", "Events received.", "counter", s.events);
-        add_metric(out, "relevant_events_total", "Call and membership events.", "counter",
-                   s.relevant);
-        add_metric(out, "duplicate_events_total", "Events received again.", "counter",
-                   s.duplicate_events);
-        add_metric(out, "quarantined_events_total", "Events set aside.", "counter", s.quarantined);
-    }
+    if (core->outbox)
+        outbox_metrics(out, core->outbox);
+    if (core->as)
+        transaction_metrics(out, core->as);
 }
 
 const struct cd_module cd_module_matrix = {
