@@ -8,8 +8,9 @@
 //   kept       the first N candidates of each socket, which the daemon logs for late joiners (0: not measured)
 //   saturated  each socket sends its next candidate when the last one has arrived at the other side
 //   open loop  R candidates a second, over the largest number of sockets only
-// The baseline needs `npm ci` in this directory once; without it the daemon is measured alone. --daemon may be given
-// several times, to compare builds in one run. Server and generator are pinned to one processor each where there are two.
+// The baseline needs `npm ci` in this directory once; without it the daemon is measured alone. --daemon and --label
+// may be given several times, to compare builds in one run. Server and generator are pinned to one processor each
+// where there are two. Figures of one run can be compared with each other, not with another machine's.
 
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -37,8 +38,8 @@ function firstBuilt(...paths) {
 const daemons = options('--daemon');
 if (!daemons.length) daemons.push(firstBuilt(process.env.MATRIX_CALLD, join(top, 'build/matrix-calld')));
 const labels = options('--label');
-const generator = firstBuilt(process.env.RELAY_GENERATOR, join(daemons[0], '../spec-tests/load/relay'),
-  join(top, 'build/spec-tests/load/relay'));
+const generator = firstBuilt(process.env.RELAY_GENERATOR, join(daemons[0], '../spec-tests/load/relay_generator'),
+  join(top, 'build/spec-tests/load/relay_generator'));
 
 /** Accounts, two of each in a room of their own. */
 function populate(homeserver, sockets) {

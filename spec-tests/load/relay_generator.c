@@ -1,6 +1,6 @@
-/* relay.c -- what relaying a candidate costs: many Socket.IO clients, two in a call, in one process.
+/* relay_generator.c -- many Socket.IO clients in one process, two in a call, and what relaying costs.
  *
- * In:   arguments, see usage(); on stdin one line a pair: TOKEN TOKEN ROOM.
+ * In:   arguments, see main(); on stdin one line a pair: TOKEN TOKEN ROOM.
  * Out:  one JSON line a figure on stdout. CPU is that of the server's process, from its CPU clock, so
  *       that it holds on a machine that does other things, too.
  * State: the connections. Blocks: in epoll_wait only. */
@@ -67,7 +67,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt,
 {
     va_list ap;
 
-    fputs("relay: ", stderr);
+    fputs("relay_generator: ", stderr);
     va_start(ap, fmt);
     vfprintf(stderr, fmt, ap);
     va_end(ap);
@@ -159,8 +159,8 @@ static void prepare_candidate(struct conn *c)
 {
     char text[CANDIDATE_BYTES + 1], tail[] = "\",\"sdpMid\":\"0\",\"sdpMLineIndex\":0}}]";
     int n = snprintf(text, sizeof(text),
-                     "42[\"ice-candidate\",{\"callId\":\"%s\",\"candidate\":{\"candidate\":\"candidate:1 1 udp "
-                     "2122260223 192.0.2.1 54321 typ host generation 0 ufrag abcd network-id 1 ",
+                     "42[\"ice-candidate\",{\"callId\":\"%s\",\"candidate\":{\"candidate\":\""
+                     "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host generation 0 ufrag abcd network-id 1 ",
                      c->call_id);
 
     while ((size_t)n + sizeof(tail) - 1 < CANDIDATE_BYTES)
@@ -376,8 +376,8 @@ static void begin_calls(void)
         if (i >= IN_FLIGHT)
             await(&g.in_call, i - IN_FLIGHT + 1, "calls");
         c->state = INITIATING;
-        say(c, "421[\"call-initiate\",{\"roomId\":\"%s\",\"callType\":\"audio\",\"offer\":{\"type\":\"offer\","
-               "\"sdp\":\"%s\"}}]",
+        say(c, "421[\"call-initiate\",{\"roomId\":\"%s\",\"callType\":\"audio\","
+               "\"offer\":{\"type\":\"offer\",\"sdp\":\"%s\"}}]",
             c->room, sdp);
     }
     await(&g.in_call, g.n / 2, "calls");
@@ -534,7 +534,7 @@ int main(int argc, char **argv)
     unsigned kept, rate;
 
     if (argc != 7) {
-        fputs("usage: relay LABEL PORT PID SECONDS RATE KEPT <pairs\n"
+        fputs("usage: relay_generator LABEL PORT PID SECONDS RATE KEPT <pairs\n"
               "RATE: messages a second in the open loop, 0: none; KEPT: messages of each socket measured\n"
               "first, while the server still keeps them for late joiners, 0: none\n", stderr);
         return 2;
