@@ -101,7 +101,8 @@ static void add(struct cd_buf *b, struct cd_str s)
 static struct cd_buf scratch;
 
 /* The whole payload as sockets get it. @return where the client's own members stand in it */
-static size_t build_payload(struct cd_buf *b, const struct cd_live *l, const struct cd_sig *sig, uint64_t seq)
+static size_t build_payload(struct cd_buf *b, const struct cd_live *l, const struct cd_sig *sig,
+                            uint64_t seq)
 {
     size_t body_at;
 
@@ -143,8 +144,8 @@ static void deliver(struct cd_core *core, const struct cd_live *l, const struct 
     (void)core;
 }
 
-static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq, const struct cd_buf *payload,
-                       size_t body_at)
+static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq,
+                       const struct cd_buf *payload, size_t body_at)
 {
     char *copy = malloc(payload->n + 1);
     struct cd_log_entry *e;
