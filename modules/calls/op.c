@@ -219,7 +219,8 @@ void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd
 static void replay(struct cd_op *op, const struct cd_idem_row *row)
 {
     struct cd_live *l = row->call_id[0] ? cd_live_get(op->core, row->call_id) : NULL;
-    bool ice = l && !cd_status_final(cd_live_call(l)->status) && strncmp(row->response, "{\"callId\"", 9) == 0;
+    bool ice = l && !cd_status_final(cd_live_call(l)->status) &&
+               strncmp(row->response, "{\"callId\"", 9) == 0;
     struct cd_buf b;
 
     cd_buf_init(&b, 1024 * 1024);
