@@ -12,7 +12,7 @@ import { rawRequest } from '../lib/raw-http.mjs';
 import { until } from '../lib/until.mjs';
 
 const top = join(dirname(fileURLToPath(import.meta.url)), '../..');
-const program = process.env.APPSERVICE_SERVER ?? join(top, 'build/spec-tests/contract/appservice_server');
+const program = process.env.APPSERVICE_SERVER ?? join(process.env.BUILD_DIR ?? join(top, 'build'), 'spec-tests/contract/appservice_server');
 const TOKEN = 'the-hs-token-of-the-test';
 const V1 = '/_matrix/app/v1';
 

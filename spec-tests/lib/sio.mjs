@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import WebSocket from 'ws';
 
 const top = join(dirname(fileURLToPath(import.meta.url)), '../..');
-const program = process.env.SOCKETIO_SERVER ?? join(top, 'build/spec-tests/contract/socketio_server');
+const program = process.env.SOCKETIO_SERVER ?? join(process.env.BUILD_DIR ?? join(top, 'build'), 'spec-tests/contract/socketio_server');
 const DEADLINE_MS = 10_000;
 
 /** Rejects with `what` when `promise` has not settled in time. */
