@@ -348,6 +348,8 @@ static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct 
     if (callee && strcmp(callee, in->sender) == 0)
         return "it invites its own sender";
     if (rc != CD_OK) { /* nobody whose token we hold is in that room */
+        if (!callee)
+            callee = cd_rooms_hinted_other(in->core->rooms, in->room_id, in->sender);
         if (!callee || !is_local(in->core, callee))
             return "the room's members are not known";
     } else {

@@ -147,6 +147,10 @@ static void add_json_special(struct cd_buf *b, unsigned char c)
     }
 }
 
+/* What does not stand for itself: quotes, controls, and what may be no UTF-8. */
+static const bool json_special[256] = {
+    [0 ... 0x1f] = true, ['"'] = true, ['\\'] = true, [0x7f ... 0xff] = true};
+
 void cd_buf_add_json(struct cd_buf *b, struct cd_str s)
 {
     const unsigned char *p = (const unsigned char *)s.p;
@@ -154,10 +158,10 @@ void cd_buf_add_json(struct cd_buf *b, struct cd_str s)
 
     cd_buf_addc(b, '"');
     while (i < s.n) {
-        if (p[i] >= 0x20 && p[i] < 0x7f && p[i] != '"' && p[i] != '\\') {
+        while (i < s.n && !json_special[p[i]])
             i++;
-            continue;
-        }
+        if (i == s.n)
+            break;
         size_t len = p[i] >= 0x80 ? utf8_sequence(p + i, s.n - i) : 0;
         if (len) {
             i += len;

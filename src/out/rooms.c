@@ -26,7 +26,7 @@ static void question(struct cd_rooms *r, struct cd_principal *who, const char *r
     if (who && rc != CD_E_NOT_FOUND)
         cd_known_user_note(r, who);
     if (rc == CD_OK) {
-        cd_room_show(room, user, fn, arg);
+        cd_room_show(room, user, want, fn, arg);
     } else if (rc == CD_PENDING) {
         cd_room_ask(r, room, who, want, fn, arg);
     } else {
@@ -59,6 +59,26 @@ bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, co
     const struct cd_member *m = room ? cd_room_member(room, user_id) : NULL;
 
     return m && m->joined;
+}
+
+const char *cd_rooms_hinted_other(const struct cd_rooms *r, const char *room_id, const char *user)
+{
+    const struct cd_room *room = cd_room_get(r, room_id);
+    const struct cd_member *m;
+    const char *other = NULL;
+    size_t pos = 0, joined = 0;
+    bool inside = false;
+
+    while (room && !room->many && (m = cd_map_next(&room->members, &pos))) {
+        if (!m->joined)
+            continue;
+        joined++;
+        if (strcmp(m->user_id, user) == 0)
+            inside = true;
+        else
+            other = m->user_id;
+    }
+    return joined == 2 && inside ? other : NULL;
 }
 
 /* --- pushed events ------------------------------------------------------------------------ */

@@ -62,12 +62,25 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
     return CD_PENDING;
 }
 
-void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *arg)
+/* Every signal asks this: it must not cost more in a larger room. */
+static void show_own(struct cd_room *room, const struct cd_member *own, cd_room_fn fn, void *arg)
+{
+    struct cd_room_member listed = {own->user_id, own->display_name, own->avatar_url};
+    struct cd_room_view view = {.room_id = room->id, .encrypted = room->encrypted,
+                                .members = &listed, .n_members = 1,
+                                .n_joined = room->many ? CD_ROOMS_MANY : 1};
+
+    room->pins++;
+    fn(arg, CD_OK, &view, NULL);
+    room->pins--;
+}
+
+static void show_all(struct cd_room *room, const struct cd_member *own, cd_room_fn fn, void *arg)
 {
     struct cd_room_member listed[64];
     struct cd_room_view view = {.room_id = room->id, .encrypted = room->encrypted,
                                 .members = listed};
-    const struct cd_member *own = user ? cd_room_member(room, user) : NULL, *m;
+    const struct cd_member *m;
     size_t pos = 0;
 
     if (own && own->joined)
@@ -87,6 +100,17 @@ void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *a
     room->pins++;
     fn(arg, CD_OK, &view, NULL);
     room->pins--;
+}
+
+void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want, cd_room_fn fn,
+                  void *arg)
+{
+    const struct cd_member *own = user ? cd_room_member(room, user) : NULL;
+
+    if (want == CD_WANT_JOINED && own && own->joined)
+        show_own(room, own, fn, arg);
+    else
+        show_all(room, own, fn, arg);
 }
 
 /* --- what the homeserver said ------------------------------------------------------------- */
@@ -210,7 +234,7 @@ static void waiter_done(struct cd_rooms *r, struct cd_room *room, struct waiter 
 {
     r->n_waiters--;
     if (rc == CD_OK)
-        cd_room_show(room, w->who ? w->who->user_id : NULL, w->fn, w->arg);
+        cd_room_show(room, w->who ? w->who->user_id : NULL, w->want, w->fn, w->arg);
     else
         w->fn(w->arg, rc, NULL, err);
     cd_principal_unref(w->who);

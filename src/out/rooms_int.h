@@ -101,7 +101,8 @@ void cd_room_ask(struct cd_rooms *r, struct cd_room *room, struct cd_principal *
 /** @return CD_OK, CD_E_NOT_FOUND, or CD_PENDING: has to be asked. @p user NULL: anybody */
 enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum cd_room_want want);
 /** Call back with the view of the room. */
-void cd_room_show(struct cd_room *room, const char *user, cd_room_fn fn, void *arg);
+void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want, cd_room_fn fn,
+                  void *arg);
 /** End all lookups, calling back. */
 void cd_room_ask_stop(struct cd_rooms *r);
 /** URL below the homeserver's client API: path pieces and encoded segments by turns, the last one
