@@ -117,6 +117,9 @@ struct cd_result {
 };
 typedef void (*cd_cmd_fn)(void *arg, const struct cd_result *res);
 
+/** INVALID_STATE with the state that stands in the way. */
+enum cd_rc cd_fail_state(struct cd_err *err, const struct cd_call *c);
+
 /** What rides along in the command's transaction. Everything is copied. */
 struct cd_extra {
     const uint8_t *mx_hash;   /* event id hash of the Matrix event that is the command; NULL: none */

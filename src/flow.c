@@ -98,20 +98,27 @@ static void fail_job(struct cd_job *j, enum cd_rc rc, const char *text)
     finish_job(j, &res);
 }
 
-/* 409 with the state that stands in the way. */
+enum cd_rc cd_fail_state(struct cd_err *err, const struct cd_call *c)
+{
+    const char *reason = cd_reason_name(c->end_reason);
+
+    cd_fail(err, CD_E_INVALID_STATE, "The call is %s; this is not possible now.", cd_status_name(c->status));
+    if (err)
+        snprintf(err->extra, sizeof(err->extra), "\"status\":\"%s\",\"endReason\":%s%s%s",
+                 cd_status_name(c->status), reason ? "\"" : "", reason ? reason : "null", reason ? "\"" : "");
+    return CD_E_INVALID_STATE;
+}
+
 static void refuse_job(struct cd_job *j)
 {
     const struct cd_call *c = cd_live_call(j->live);
     struct cd_result res = {.rc = CD_E_INVALID_STATE};
-    const char *reason = cd_reason_name(c->end_reason);
 
     if (j->cmd.source == CD_S_REST || j->cmd.source == CD_S_SOCKET)
         j->live->core->counts.refused++;
     else
         j->live->core->counts.ignored++;
-    cd_fail(&res.err, res.rc, "The call is %s; this is not possible now.", cd_status_name(c->status));
-    snprintf(res.err.extra, sizeof(res.err.extra), "\"status\":\"%s\",\"endReason\":%s%s%s",
-             cd_status_name(c->status), reason ? "\"" : "", reason ? reason : "null", reason ? "\"" : "");
+    cd_fail_state(&res.err, c);
     finish_job(j, &res);
 }
 

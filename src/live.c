@@ -260,7 +260,15 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
         l->log = grown;
         l->log_cap = cap;
     }
-    struct cd_log_entry *e = &l->log[l->n_log++];
+    /* in the order of numbers: a transition takes its number before its commit, signals overtake it */
+    size_t at = l->n_log++;
+    for (; at > 0 && l->log[at - 1].seq > seq; at--)
+        l->log[at] = l->log[at - 1];
+    if (l->first_offer > at)
+        l->first_offer++;
+    if (l->first_answer > at)
+        l->first_answer++;
+    struct cd_log_entry *e = &l->log[at];
     *e = (struct cd_log_entry){.seq = seq, .payload = payload, .payload_n = payload_n};
     size_t n = strlen(event);
     memcpy(e->event, event, n < sizeof(e->event) ? n : sizeof(e->event) - 1);

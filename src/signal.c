@@ -189,15 +189,8 @@ enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd
     size_t limit = (size_t)(sig->kind == CD_SIG_CANDIDATE ? core->conf->limits.signal_bytes
                                                            : core->conf->limits.sdp_bytes);
 
-    if (cd_status_final(c->status)) {
-        const char *reason = cd_reason_name(c->end_reason);
-        cd_fail(err, CD_E_INVALID_STATE, "The call is %s.", cd_status_name(c->status));
-        if (err)
-            snprintf(err->extra, sizeof(err->extra), "\"status\":\"%s\",\"endReason\":%s%s%s",
-                     cd_status_name(c->status), reason ? "\"" : "", reason ? reason : "null",
-                     reason ? "\"" : "");
-        return CD_E_INVALID_STATE;
-    }
+    if (cd_status_final(c->status))
+        return cd_fail_state(err, c);
     if (sig->members.n > limit)
         return cd_fail(err, CD_E_TOO_LARGE, "A signal may hold %zu bytes; this one has %zu.", limit,
                        sig->members.n);

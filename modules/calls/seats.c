@@ -217,11 +217,7 @@ static void join_found(struct cd_op *op)
         return;
     }
     if (cd_status_final(l->cur->status)) {
-        const char *reason = cd_reason_name(l->cur->end_reason);
-        cd_fail(&op->err, CD_E_INVALID_STATE, "The call is over: %s.", cd_status_name(l->cur->status));
-        snprintf(op->err.extra, sizeof(op->err.extra), "\"status\":\"%s\",\"endReason\":\"%s\"",
-                 cd_status_name(l->cur->status), reason ? reason : "unknown_error");
-        cd_op_fail(op, CD_E_INVALID_STATE);
+        cd_op_fail(op, cd_fail_state(&op->err, l->cur));
         return;
     }
     if (party[0] && (!p->party_id || strcmp(party, p->party_id) != 0)) {
