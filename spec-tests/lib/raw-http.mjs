@@ -16,7 +16,8 @@ export function rawRequest(origin, method, path, { token, headers = {}, body, fr
       host: url.hostname, port: url.port, path: url.pathname + url.search, method, localAddress: from, agent: false,
       headers: {
         ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
-        ...(body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        ...(body === undefined ? {}
+          : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
         ...headers,
       },
     }, (response) => {

@@ -62,7 +62,7 @@ export async function expectTimeline(reader, roomId, callId, expected) {
   return events;
 }
 
-/** What of `gathered` is in a user's SDP, and what has to come in events of its own: the end too, unless nothing else has. */
+/** What of `gathered` is in a user's SDP, and what has to come in events: the end too, unless nothing else has. */
 function partition(events, user, gathered) {
   const inSdp = new Set(candidatesInSdp(events, user.userId));
   const apart = gathered.filter((line) => !inSdp.has(plain(line)));
