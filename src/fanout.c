@@ -3,22 +3,26 @@
 
 #include "core.h"
 
-#define MAX_FAN 64 /* sockets reached by one emit: sockets_per_user is far below */
+#define BATCH 64 /* sockets written to at once */
 
 size_t cd_emit_user(struct cd_core *core, const char *user, const char *event, struct cd_str payload,
                     uint64_t except)
 {
-    struct cd_sock *socks[MAX_FAN];
-    size_t n = 0;
+    struct cd_sock *socks[BATCH];
+    size_t n = 0, reached = 0;
 
-    for (struct cd_client *c = cd_map_get(&core->users, cd_str_of(user)); c && n < MAX_FAN;
-         c = c->next_of_user) {
+    for (struct cd_client *c = cd_map_get(&core->users, cd_str_of(user)); c; c = c->next_of_user) {
         struct cd_sock *s = c->sock_id == except ? NULL : cd_sock_by_id(c->sock_id);
         if (s)
             socks[n++] = s;
+        if (n == BATCH) {
+            cd_sock_emit_many(socks, n, event, payload);
+            reached += n;
+            n = 0;
+        }
     }
     cd_sock_emit_many(socks, n, event, payload);
-    return n;
+    return reached + n;
 }
 
 size_t cd_emit_call(struct cd_core *core, const struct cd_live *live, const char *event, struct cd_str payload,

@@ -152,14 +152,14 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
         ch->events[0].has_mx_hash = true;
         memcpy(ch->events[0].mx_hash, j->mx_hash, sizeof(j->mx_hash));
     }
-    next->mx_state = l->mx_state;
-    next->invite_tried = l->invite_tried;
     ch->drop_signals = cd_status_final(next->status);
     ch->idem = j->idem;
     j->idem = NULL;
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->before_commit)
             cd_modules[i]->before_commit(l->core, l, prev, next, &j->cmd, ch);
+    next->mx_state = l->mx_state; /* a module may have queued the invite just now */
+    next->invite_tried = l->invite_tried;
     next->seq = l->seq;
     return ch;
 }

@@ -10,6 +10,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+/* Numbers that the process before us may have given out and not written: clients ask for what follows
+ * the last one they saw, so ours must be greater. */
+#define SEQ_GAP 1000
 #define RETIRE_MS 60000 /* a final call stays this long for late questions */
 
 static char *mx_key_of(const char *room_id, const char *mx_call_id)
@@ -447,6 +450,8 @@ struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc)
                 l->seq = sc->events[i].seq;
         if (cd_status_final(l->cur->status))
             cd_live_retire(l);
+        else
+            l->seq += SEQ_GAP;
     }
     cd_stored_call_free(sc);
     return l;

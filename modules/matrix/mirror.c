@@ -60,6 +60,13 @@ static void mark_written(struct cd_mx *m, const struct cd_outbox_row *rows, size
     }
 }
 
+/* From here on the outbox answers for it: until its deadline, through restarts. */
+static void add_invite(struct cd_mx_rows *rows, struct cd_live *live, const struct cd_call *c)
+{
+    cd_mx_add_invite(rows, live->mx, c);
+    live->mx_state = CD_MX_SENT;
+}
+
 static void pump(void *arg);
 
 /* Write what a signal made due. While a commit is in flight nobody knows whether it still is. */
@@ -79,7 +86,7 @@ static void pump(void *arg)
         return;
     }
     if (invite)
-        cd_mx_add_invite(&rows, m, live->cur);
+        add_invite(&rows, live, live->cur);
     else
         add_answer(&rows, m, live->cur);
     mark_written(m, rows.v, rows.n);
@@ -179,7 +186,7 @@ void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struc
         return;
     if (!prev) {
         if (is_invite_due(live, next))
-            cd_mx_add_invite(&rows, live->mx, next);
+            add_invite(&rows, live, next);
     } else if (cd_status_final(next->status)) {
         change->drop_untried_droppable = true;
         if (cd_mx_mirrors(live, next)) {
