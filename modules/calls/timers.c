@@ -62,7 +62,8 @@ static void arm(struct cd_live *l, struct cd_timer *t, int64_t at_wall_ms, void 
 {
     int64_t delay = at_wall_ms - cd_wall_ms();
 
-    cd_timer_set(l->core->loop, t, delay > 0 ? delay : 0, fn, l);
+    /* one more: both clocks are cut to milliseconds, and a call must never ring too short */
+    cd_timer_set(l->core->loop, t, delay > 0 ? delay + 1 : 0, fn, l);
 }
 
 void calls_timers(struct cd_core *core, struct cd_live *l, const struct cd_call *prev)
