@@ -81,7 +81,8 @@ test('the printed client places, takes and ends a video call', limit, async () =
 
 test('the printed client declines', limit, async () => {
   const { pages, caller, roomId } = await openPair(false);
-  await pages[0].evaluate((room) => window.phone.call(room), roomId);
+  // Not awaited: when the refusal overtakes the offer, the description of a closed connection never settles.
+  await pages[0].evaluate((room) => { window.phone.call(room).catch(() => {}); }, roomId);
   await pages[0].waitForFunction(() => window.over, null, patience);
   assert.equal(await pages[0].evaluate(() => window.over.status), 'declined');
   assert.deepEqual((await stack.as(caller).get('/calld/api/calls/active')).body.calls, []);
