@@ -2,7 +2,9 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
+import { until } from '../lib/until.mjs';
 import { body, callPath, refused, startDaemon } from './config_kit.mjs';
 
 const limit = { timeout: 60000 };
@@ -51,6 +53,36 @@ test('auth-refresh: a new token of the same user, not one of another', limit, as
   await tab.refused('auth-refresh', { token: callee.token }, 'M_FORBIDDEN');
   await tab.refused('auth-refresh', { token: 'syt_bm9ib2R5_aaaaaaaaaaaaaaaaaaaa_000000' }, 'M_UNKNOWN_TOKEN');
   await tab.command('auth-refresh', { token: daemon.homeserver.addToken(caller.userId, { deviceId: 'DEV' }) });
+});
+
+test('a token that the homeserver refuses in mid-call: auth-required, and a new one goes on', limit, async (t) => {
+  const daemon = await startDaemon(t);
+  const { caller, callee, roomId } = daemon.newPair();
+  const a = await daemon.tab(caller);
+  const b = await daemon.tab(callee);
+  const { callId } = await a.command('call-initiate', { roomId });
+  daemon.homeserver.tokens.delete(caller.token);
+  await a.command('webrtc-offer', { callId, offer: offerOf('a') });
+  assert.ok((await a.next('auth-required')).graceSeconds > 0);
+  assert.deepEqual(daemon.homeserver.rooms.get(roomId).timeline, []);
+  await a.command('auth-refresh', { token: daemon.homeserver.addToken(caller.userId, { deviceId: 'DEV' }) });
+  const invite = await until(() => daemon.homeserver.rooms.get(roomId).timeline[0], { what: 'the invite' });
+  assert.deepEqual([invite.type, invite.sender, invite.content.call_id], ['m.call.invite', caller.userId, callId]);
+  await b.command('call-reject', { callId });
+  await a.next('call-rejected', callId);
+});
+
+test('who joins a call is announced to who is there', limit, async (t) => {
+  const daemon = await startDaemon(t);
+  const { caller, callee, roomId } = daemon.newPair();
+  const a = await daemon.tab(caller);
+  const { callId } = await a.command('call-initiate', { roomId, offer: offerOf('a') });
+  body(await daemon.as(callee).post(callPath({ callId }, '/answer')));
+  const b = await daemon.tab(callee);
+  await b.command('join-call', { callId });
+  const joined = await a.next('user-joined', callId);
+  assert.equal(joined.userId, callee.userId);
+  assert.equal(typeof joined.displayName, 'string');
 });
 
 test('Idempotency-Key holds for every POST, and for its whole request', limit, async (t) => {

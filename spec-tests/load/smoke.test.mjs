@@ -1,0 +1,59 @@
+// The load programs run and count what they say they count: tiny numbers, no times. What they measure is for people.
+
+import assert from 'node:assert/strict';
+import { execFile, execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { before } from 'node:test';
+import { promisify } from 'node:util';
+
+const top = new URL('../../', import.meta.url).pathname;
+const build = process.env.BUILD_DIR ?? join(top, 'build');
+const daemon = process.env.MATRIX_CALLD ?? join(build, 'matrix-calld');
+const generator = join(build, 'spec-tests/load/relay_generator');
+const run = promisify(execFile);
+
+const linesOf = (text) => text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
+
+before(() => {
+  // `make` alone leaves the programs of the tests out.
+  if (!existsSync(generator)) execFileSync('make', ['-C', build, '-s', 'spec-tests/load/relay_generator']);
+}, { timeout: 120000 });
+
+/** Every figure is a number that can be one. */
+function sane(line) {
+  for (const [name, value] of Object.entries(line)) {
+    if (typeof value === 'string') continue;
+    assert.ok(Number.isFinite(value), `${name} is ${value} in ${JSON.stringify(line)}`);
+    assert.ok(value >= 0, `${name} is ${value}`);
+  }
+}
+
+test('relay: every phase reports, nothing fails', { timeout: 120000 }, async () => {
+  const { stdout } = await run(join(top, 'spec-tests/load/relay'), ['--json', '--seconds', '1', '--sockets', '8',
+    '--rate', '50', '--kept', '5', '--no-baseline', '--daemon', daemon],
+  { env: { ...process.env, RELAY_GENERATOR: generator } });
+  const lines = linesOf(stdout);
+  for (const line of lines) {
+    sane(line);
+    assert.equal(line.server, 'matrix-calld');
+    assert.equal(line.sockets, 8);
+    assert.equal(line.errors ?? 0, 0, JSON.stringify(line));
+    if (line.phase === 'kept') assert.equal(line.delivered, 8 * 5, 'each socket sent five, and its peer had them all');
+    else if (line.phase !== 'idle') assert.ok(line.delivered > 0, JSON.stringify(line));
+  }
+  for (const phase of ['idle', 'kept', 'saturated', 'open loop']) {
+    assert.ok(lines.some((line) => line.phase === phase), `${phase} in ${lines.map((line) => line.phase)}`);
+  }
+});
+
+test('calls: as many as were asked for, by sockets', { timeout: 180000 }, async () => {
+  const { stdout } = await run(join(top, 'spec-tests/load/calls'), ['--json', '--calls', '3', '--only', 'socket'],
+    { env: { ...process.env, MATRIX_CALLD: daemon } });
+  const lines = linesOf(stdout);
+  assert.deepEqual(lines.map(({ what, figure, calls }) => [what, figure, calls]), [['socket', 'ring', 3]]);
+  for (const line of lines) {
+    sane(line);
+    assert.ok(line.p50_ms <= line.p95_ms);
+  }
+});
