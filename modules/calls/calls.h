@@ -52,7 +52,10 @@ void calls_final_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq
 
 /* timers.c */
 void calls_timers(struct cd_core *core, struct cd_live *l, const struct cd_call *prev);
-/** Give a daemon's own command (a timer's, a lost seat's) to the call. */
-void calls_submit_own(struct cd_live *l, enum cd_ev ev, const char *user);
+/** Give a daemon's own command (a timer's, a lost seat's) to the call. When it could not be stored,
+ * @p again runs a few seconds later: nobody else would ever repeat it.
+ * @param t  the timer that waits for it, free by now; its argument is @p arg */
+void calls_submit_own(struct cd_live *l, enum cd_ev ev, const char *user, struct cd_timer *t,
+                      void (*again)(void *arg), void *arg);
 
 #endif

@@ -13,15 +13,6 @@ static const char *user_at(const struct cd_live *l, int seat)
     return cd_live_call(l)->participants[seat].user_id;
 }
 
-void calls_seat_take(struct cd_live *l, int seat, uint64_t sock_id)
-{
-    struct cd_seat *s = &l->seats[seat];
-
-    cd_timer_cancel(l->core->loop, &s->grace);
-    s->held = true;
-    s->sock_id = sock_id;
-}
-
 void calls_seats_clear(struct cd_live *l)
 {
     for (size_t i = 0; i < CD_MAX_PARTICIPANTS; i++) {
@@ -40,12 +31,13 @@ static void grace_over(void *arg)
     int seat = (int)(s - l->seats);
     char user[CD_MAX_ID + 1];
 
-    if (!l->cur || cd_status_final(l->cur->status))
+    if (s->sock_id || cd_status_final(cd_live_call(l)->status))
         return;
     snprintf(user, sizeof(user), "%s", user_at(l, seat));
+    if (s->held) /* else it is known, and only could not be stored */
+        calls_announce_user(l->core, l, "user-left", user, "\"reason\":\"peer_lost\"", 0);
     s->held = false;
-    calls_announce_user(l->core, l, "user-left", user, "\"reason\":\"peer_lost\"", 0);
-    calls_submit_own(l, CD_EV_SEAT_LOST, user);
+    calls_submit_own(l, CD_EV_SEAT_LOST, user, &s->grace, grace_over, s);
 }
 
 static void seat_dropped(struct cd_core *core, struct cd_live *l, int seat)
@@ -62,6 +54,17 @@ static void seat_dropped(struct cd_core *core, struct cd_live *l, int seat)
     cd_timer_set(core->loop, &s->grace, core->conf->calls.seat_seconds * 1000, grace_over, s);
     snprintf(more, sizeof(more), "\"graceSeconds\":%ld", core->conf->calls.seat_seconds);
     calls_announce_user(core, l, "peer-reconnecting", c->participants[seat].user_id, more, 0);
+}
+
+void calls_seat_take(struct cd_live *l, int seat, uint64_t sock_id)
+{
+    struct cd_seat *s = &l->seats[seat];
+
+    cd_timer_cancel(l->core->loop, &s->grace);
+    s->held = true;
+    s->sock_id = sock_id;
+    if (sock_id && !cd_sock_by_id(sock_id)) /* it left while its command was under way */
+        seat_dropped(l->core, l, seat);
 }
 
 void calls_seats_restored(struct cd_core *core, struct cd_live *l)
@@ -214,6 +217,10 @@ static void join_found(struct cd_op *op)
     cd_input_int(&op->in, "lastSeq", 0, INT64_MAX, &last);
     if (op->in.rc != CD_OK) {
         cd_op_fail(op, op->in.rc);
+        return;
+    }
+    if (!cd_sock_by_id(op->sock_id)) { /* it left while its room was asked about: nobody sits down */
+        cd_op_error(op, CD_E_NOT_FOUND, "This socket has left.");
         return;
     }
     if (cd_status_final(l->cur->status)) {

@@ -1,27 +1,56 @@
 /* timers.c -- the clocks of a call: ring time, longest duration, nobody there, connection inferred.
  *
  * In: committed transitions. Out: commands of the daemon's own, judged by the same table as all others. */
+#include <stdlib.h>
+
 #include "base/clock.h"
 #include "calls.h"
 
 #define UNATTENDED_MS (10 * 60 * 1000)
 #define INFER_MS (30 * 1000)
+#define AGAIN_MS (5 * 1000) /* the store took it not: a call must not ring, or hold its pair, for ever */
 
-void calls_submit_own(struct cd_live *l, enum cd_ev ev, const char *user)
+/** What to do when a command of the daemon's own could not be stored. */
+struct own {
+    struct cd_timer *t;
+    void (*again)(void *arg);
+    void *arg;
+};
+
+static void own_done(void *arg, const struct cd_result *res)
+{
+    struct own *o = arg;
+    const struct cd_live *l = res->live;
+    bool failed = res->rc == CD_E_OVERLOADED || res->rc == CD_E_NO_MEMORY;
+
+    if (o && failed && !l->gone && !o->t->due_ms && !cd_status_final(cd_live_call(l)->status))
+        cd_timer_set(l->core->loop, o->t, AGAIN_MS, o->again, o->arg);
+    free(o);
+}
+
+void calls_submit_own(struct cd_live *l, enum cd_ev ev, const char *user, struct cd_timer *t,
+                      void (*again)(void *arg), void *arg)
 {
     struct cd_cmd cmd = {.ev = ev, .source = CD_S_TIMER, .user = user, .mx_version = 1, .now_ms = cd_wall_ms()};
+    struct own *o = malloc(sizeof(*o));
 
-    cd_submit(l->core, l, &cmd, NULL, NULL, NULL);
+    if (o)
+        *o = (struct own){t, again, arg};
+    cd_submit(l->core, l, &cmd, NULL, own_done, o);
 }
 
 static void ring_over(void *arg)
 {
-    calls_submit_own(arg, CD_EV_RING_TIMEOUT, NULL);
+    struct cd_live *l = arg;
+
+    calls_submit_own(l, CD_EV_RING_TIMEOUT, NULL, &l->ring, ring_over, l);
 }
 
 static void too_long(void *arg)
 {
-    calls_submit_own(arg, CD_EV_MAX_MINUTES, NULL);
+    struct cd_live *l = arg;
+
+    calls_submit_own(l, CD_EV_MAX_MINUTES, NULL, &l->max_age, too_long, l);
 }
 
 /* Nobody on a socket, nobody on Matrix, no request for a while. */
@@ -43,7 +72,7 @@ static void look_after(void *arg)
     if (attended(l))
         cd_timer_set(l->core->loop, &l->unattended, UNATTENDED_MS / 4, look_after, l);
     else
-        calls_submit_own(l, CD_EV_UNATTENDED, NULL);
+        calls_submit_own(l, CD_EV_UNATTENDED, NULL, &l->unattended, look_after, l);
 }
 
 /* Clients that never say "connected" but sit there half a minute after the answer are. */
@@ -55,7 +84,7 @@ static void infer_connected(void *arg)
     for (size_t i = 0; i < l->cur->n_participants; i++)
         held += l->seats[i].sock_id != 0;
     if (held >= 2)
-        calls_submit_own(l, CD_EV_CONNECTED, NULL);
+        calls_submit_own(l, CD_EV_CONNECTED, NULL, &l->infer, infer_connected, l);
 }
 
 static void arm(struct cd_live *l, struct cd_timer *t, int64_t at_wall_ms, void (*fn)(void *arg))

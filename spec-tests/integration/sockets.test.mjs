@@ -61,6 +61,16 @@ test('default options: long polling first, then the upgrade', limit, async () =>
   await a.refused('call-end', { callId: 'none' }, 'M_NOT_FOUND');
 });
 
+test('a socket that leaves while its command is under way gives its seat up', limit, async () => {
+  const { caller, callee, roomId } = await stack.newPair();
+  const [a, b] = await Promise.all([tab(caller, { transports: ['websocket'] }), tab(callee)]);
+  a.socket.emit('call-initiate', { roomId });
+  a.socket.disconnect(); // the room is still being asked about
+  const { callId } = await b.next('call-ringing');
+  const over = await b.next('call-ended', callId);
+  assert.equal(over.status, 'canceled');
+});
+
 for (const transport of ['polling', 'websocket']) {
   test(`${transport} alone carries a call`, limit, async () => {
     const { caller, callee, roomId } = await stack.newPair();
