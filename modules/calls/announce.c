@@ -9,7 +9,8 @@ static uint64_t acting_socket(const struct cd_cmd *cmd)
 {
     uint64_t id = 0;
 
-    if (cmd->client && strncmp(cmd->client, "socket:", 7) == 0)
+    /* only a socket's own name counts: devices and Matrix parties may call themselves anything */
+    if (cmd->source == CD_S_SOCKET && cmd->client && strncmp(cmd->client, "socket:", 7) == 0)
         cd_parse_u64(cd_str_of(cmd->client + 7), 1, UINT64_MAX, &id);
     return id;
 }
