@@ -209,7 +209,7 @@ void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd
 
     if (row->response)
         return;
-    cd_buf_init(&b, 64 * 1024);
+    cd_buf_init(&b, 1024 * 1024); /* as an answer: what is not kept could not be committed */
     cd_render_state(&b, core, live, next, row->user_id, p ? p->party_id : NULL, false);
     row->response = cd_buf_steal(&b, NULL);
     snprintf(row->call_id, sizeof(row->call_id), "%s", next->id);
