@@ -208,7 +208,9 @@ static void committed(struct cd_job *j)
 static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *live_call_id)
 {
     struct cd_live *l = j->live;
+    struct cd_core *core = l->core;
     struct cd_result res = {.rc = CD_E_OVERLOADED, .live = l};
+    char *caller = j->user;
 
     if (rc == CD_STORE_CALL_EXISTS) {
         res.rc = CD_E_CALL_EXISTS;
@@ -223,6 +225,7 @@ static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *l
     j->next_state = NULL; /* it is l->born, which goes with the live call */
     if (j->fn)
         j->fn(j->arg, &res);
+    j->user = NULL; /* kept a little longer */
     job_free(j);
     while (l->jobs) { /* what arrived meanwhile has no call to act on */
         struct cd_job *waiting = l->jobs;
@@ -231,6 +234,9 @@ static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *l
         fail_job(waiting, CD_E_NOT_FOUND, NULL);
     }
     cd_live_unlink(l);
+    if (caller) /* held for a call that never was */
+        cd_tokens_release(core, caller);
+    free(caller);
 }
 
 /* Another daemon moved the call: take over what it wrote, decide again. */
@@ -251,6 +257,8 @@ static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *s
         if (!j->next)
             l->jobs_tail = &j->next;
         l->n_jobs++;
+        if (cd_status_final(l->cur->status)) /* over by another daemon's hand: no commit of ours ends it */
+            cd_live_retire(l);
     } else {
         fail_job(j, CD_E_OVERLOADED, "The call could not be read back; try again.");
     }
