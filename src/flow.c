@@ -11,6 +11,7 @@
 #include "live.h"
 
 #define MAX_JOBS 64   /* commands of one call that may wait */
+#define MAX_SWITCHES 5000 /* transitions of a call after which it can only move on, not be switched */
 #define MAX_RETRIES 4 /* lost races with another daemon before giving up */
 
 struct cd_job {
@@ -306,6 +307,13 @@ static void start_commit(struct cd_job *j, const struct cd_call *prev, struct cd
         on_committed(j, CD_STORE_FULL, NULL);
 }
 
+/* Each switch writes a row: a client that toggles for ever must not fill the store, whose cap for a
+ * call would then refuse its end, too. */
+static bool is_too_much(const struct cd_call *cur, const struct cd_call *next)
+{
+    return next->version > MAX_SWITCHES && next->status == cur->status;
+}
+
 static void run_job(struct cd_job *j)
 {
     struct cd_decision d = cd_fsm_decide(j->live->cur, &j->cmd);
@@ -313,6 +321,11 @@ static void run_job(struct cd_job *j)
 
     switch (d.verdict) {
     case CD_V_MOVED:
+        if (is_too_much(j->live->cur, d.next)) {
+            cd_call_free(d.next);
+            fail_job(j, CD_E_LIMITED, "This call has changed too often.");
+            break;
+        }
         start_commit(j, j->live->cur, d.next, d.event_type);
         break;
     case CD_V_SAME:
