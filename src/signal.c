@@ -13,6 +13,7 @@ static const char *const event_names[] = {
     [CD_SIG_OFFER] = "webrtc-offer", [CD_SIG_ANSWER] = "webrtc-answer", [CD_SIG_CANDIDATE] = "ice-candidate"};
 
 #define SCRATCH_KEEP 65536
+#define STORED_MAX_BYTES (4 * 1024 * 1024) /* of a call: beyond it signals are relayed, not stored */
 
 static void flush_signals(void *arg);
 
@@ -80,8 +81,9 @@ static void flush_signals(void *arg)
             more = true;
             break;
         }
-        if (!fill_row(ch, e))
+        if (l->stored_bytes < STORED_MAX_BYTES && !fill_row(ch, e))
             break;
+        l->stored_bytes += e->body_n;
         e->written = true;
     }
     if (ch && ch->n_signals)
