@@ -58,6 +58,8 @@ static struct cd_op *op_alloc(size_t n)
 
 /* --- answering ------------------------------------------------------------------------------------ */
 
+static void finish(struct cd_op *op);
+
 /* The key is free again: the next request with it looks the answer up. */
 static void release_key(struct cd_op *op)
 {
@@ -72,7 +74,10 @@ static void release_key(struct cd_op *op)
         struct cd_op *next = waiting->next_waiting;
 
         waiting->next_waiting = NULL;
-        begin(waiting);
+        if (waiting->req)
+            begin(waiting);
+        else
+            finish(waiting); /* a repetition whose client has left: nobody wants its answer */
         waiting = next;
     }
 }
