@@ -45,7 +45,8 @@ const struct conf_key cd_conf_keys[] = {
          "How clients reach the daemon from outside, when it differs from what they asked for."),
     TEXT(server, path_prefix, 0, "", "a path such as /calld, without a slash at its end",
          cd_conf_is_prefix,
-         "First part of all public paths when a proxy passes them on unchanged."),
+         "First part of all public paths when a proxy passes them on unchanged. Paths without it are served too, "
+         "for proxies that cut it off."),
     LIST(WORDS, server, trust_proxy, 0, "", "true, false or addresses such as 10.0.0.0/8",
          cd_conf_is_proxy,
          "Whose X-Forwarded-For counts: empty for nobody, true for one directly connected proxy "

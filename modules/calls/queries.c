@@ -64,6 +64,8 @@ enum cd_rc calls_config(void *self, struct cd_req *req)
                                                               : f->matrix.homeserver_url);
     cd_buf_adds(&b, ",\"serverName\":");
     cd_buf_add_jsons(&b, f->matrix.server_name);
+    cd_buf_adds(&b, ",\"environment\":");
+    cd_buf_add_jsons(&b, f->server.environment);
     cd_buf_adds(&b, ",\"publicBaseUrl\":");
     cd_buf_add_jsons(&b, f->server.public_base_url[0] ? f->server.public_base_url : NULL);
     cd_buf_adds(&b, ",\"socketPath\":");

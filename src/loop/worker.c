@@ -10,10 +10,13 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "loop/loop.h"
+
+#define JOIN_MS 2000 /* for work under way when the daemon stops */
 
 struct job {
     void (*work)(void *arg);
@@ -101,6 +104,20 @@ struct cd_worker *cd_worker_new(struct cd_loop *loop)
     return w;
 }
 
+static bool join_within(pthread_t thread, int64_t ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    return pthread_timedjoin_np(thread, NULL, &until) == 0;
+}
+
 void cd_worker_free(struct cd_worker *w)
 {
     if (!w)
@@ -110,7 +127,12 @@ void cd_worker_free(struct cd_worker *w)
         w->stop = true;
         pthread_cond_signal(&w->wake);
         pthread_mutex_unlock(&w->lock);
-        pthread_join(w->thread, NULL);
+        if (!join_within(w->thread, JOIN_MS)) {
+            /* A resolver that hangs must not hold the process: what the thread still uses stays. */
+            cd_io_del(w->io);
+            pthread_detach(w->thread);
+            return;
+        }
     }
     cd_io_del(w->io);
     close(w->fd);
