@@ -2,7 +2,7 @@
  * answered OK is what is read back, nothing else changes anything, each commit is answered once.
  * Input: operations of a byte each, with the bytes of calls and commands behind them. */
 #include "calls.h"
-#include "store/store.h"
+#include "store/mem.h"
 
 #define CALLS 4
 #define DEFERRED 8
@@ -79,7 +79,6 @@ static void loaded_live(void *arg, enum cd_store_rc rc, struct cd_stored_call **
 {
     size_t live = 0, found = 0;
 
-    (void)arg;
     MUST(rc == CD_STORE_OK);
     for (unsigned k = 0; k < CALLS; k++)
         live += committed[k] && !cd_status_final(committed[k]->status);
@@ -89,7 +88,7 @@ static void loaded_live(void *arg, enum cd_store_rc rc, struct cd_stored_call **
         cd_stored_call_free(calls[i]);
     }
     free(calls);
-    MUST(found == live);
+    MUST(found == live && mem_of(arg)->n_live == live); /* the cap counts by n_live */
 }
 
 static void add_rows(struct cd_change *ch, unsigned how, const struct cd_cmd *cmd)
@@ -175,7 +174,7 @@ static void operation(struct cd_store *s, struct cd_str *in, int64_t now)
             commit(s, k, d.next, committed[k]->version + (op >> 4 & 1), how, &cmd);
         break;
     case 2:
-        s->ops->load_live(s, loaded_live, NULL);
+        s->ops->load_live(s, loaded_live, s);
         turn();
         break;
     default:
