@@ -291,6 +291,8 @@ void cd_render_call(struct cd_buf *b, struct cd_core *core, const struct cd_live
 /** The same of a state that is not committed yet: for the answer kept under an Idempotency-Key. */
 void cd_render_state(struct cd_buf *b, struct cd_core *core, const struct cd_live *live,
                      const struct cd_call *c, const char *viewer, const char *party_id, bool full);
+/** ,"iceServers":.. and the SDPs: what is never kept with an answer, for participants of a live call. */
+void cd_render_private(struct cd_buf *b, struct cd_core *core, const struct cd_live *live, const char *viewer);
 /** "iceServers":[..],"iceServersTtlSeconds":N,"iceTransportPolicy":".." for a user (modules/ice). */
 void cd_render_ice(struct cd_buf *b, const struct cd_core *core, const char *user);
 

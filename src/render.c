@@ -71,6 +71,16 @@ static void add_first_sdp(struct cd_buf *b, const struct cd_live *l, size_t inde
     cd_buf_add(b, e->payload + e->body_at, e->body_n);
 }
 
+void cd_render_private(struct cd_buf *b, struct cd_core *core, const struct cd_live *live, const char *viewer)
+{
+    cd_buf_addc(b, ',');
+    cd_render_ice(b, core, viewer);
+    if (live->first_offer)
+        add_first_sdp(b, live, live->first_offer);
+    if (live->first_answer)
+        add_first_sdp(b, live, live->first_answer);
+}
+
 void cd_render_call(struct cd_buf *b, struct cd_core *core, const struct cd_live *live, const char *viewer,
                     const char *party_id, bool full)
 {
@@ -104,13 +114,7 @@ void cd_render_state(struct cd_buf *b, struct cd_core *core, const struct cd_liv
     add_participants(b, live, c);
     add_str(b, "matrixSignalling", cd_mx_state_name(live->mx_state));
     cd_buf_addf(b, ",\"seq\":%llu", (unsigned long long)live->seq);
-    if (full && inside) {
-        cd_buf_addc(b, ',');
-        cd_render_ice(b, core, viewer);
-        if (live->first_offer)
-            add_first_sdp(b, live, live->first_offer);
-        if (live->first_answer)
-            add_first_sdp(b, live, live->first_answer);
-    }
+    if (full && inside)
+        cd_render_private(b, core, live, viewer);
     cd_buf_addc(b, '}');
 }

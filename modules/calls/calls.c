@@ -80,10 +80,8 @@ static const struct cd_sock_event events[] = {
 static void before_commit(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
                           const struct cd_call *next, const struct cd_cmd *cmd, struct cd_change *change)
 {
-    (void)prev;
-    (void)cmd;
     if (change->idem)
-        cd_op_fill_idem(core, live, next, change->idem);
+        cd_op_fill_idem(core, live, prev, next, cmd, change->idem);
 }
 
 static void after_commit(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,

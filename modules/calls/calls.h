@@ -30,9 +30,15 @@ enum cd_rc calls_config(void *self, struct cd_req *req);
 void calls_auth_refresh(struct cd_core *core, struct cd_client *client, struct cd_str payload,
                         const struct cd_ack *ack);
 
+/** The answer to a toggle: {userId, audioEnabled, videoEnabled, screenSharing}. */
+void calls_render_switches(struct cd_buf *b, const struct cd_call *c, const char *user);
+
 /* seats.c */
 /** Seat the acting client of @p user. @param sock_id  0: a REST client */
 void calls_seat_take(struct cd_live *l, int seat, uint64_t sock_id);
+/** May this client speak for its user's party: signal, toggle, report, leave? REST acts for the seated
+ * party always, a socket only from the seat. @return false: the operation has been answered */
+bool calls_seat_speaks(struct cd_op *op);
 void calls_seats_client(struct cd_core *core, struct cd_client *client, bool connected);
 /** The call came back from the store: seats of ours wait for their sockets. */
 void calls_seats_restored(struct cd_core *core, struct cd_live *l);

@@ -130,6 +130,8 @@ static void end_as(struct cd_op *op, enum cd_ev ev)
     cmd.reason = i < 0 ? CD_R_USER_HANGUP : (enum cd_reason)cd_reason_parse(reasons[i]);
     if (op->in.rc != CD_OK)
         cd_op_fail(op, op->in.rc);
+    else if (op->live->cur->foreign && !cd_status_final(op->live->cur->status))
+        cd_op_error(op, CD_E_FORBIDDEN, "This call runs between two Matrix clients; end it there.");
     else
         submit(op, &cmd, on_done);
 }
@@ -146,7 +148,8 @@ void calls_end(struct cd_op *op)
 
 static void leave_found(struct cd_op *op)
 {
-    end_as(op, CD_EV_LEAVE);
+    if (calls_seat_speaks(op))
+        end_as(op, CD_EV_LEAVE);
 }
 
 void calls_leave(struct cd_op *op)
@@ -158,9 +161,7 @@ static void connected_found(struct cd_op *op)
 {
     struct cd_cmd cmd = {.ev = CD_EV_CONNECTED};
 
-    if (!op->live->seats[cd_live_seat_of(op->live, op->who->user_id)].held)
-        cd_op_error(op, CD_E_FORBIDDEN, "No client of yours sits in this call.");
-    else
+    if (op->live->cur->status == CD_RINGING || calls_seat_speaks(op)) /* ringing: the state refuses it */
         submit(op, &cmd, on_done);
 }
 

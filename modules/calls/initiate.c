@@ -179,42 +179,6 @@ static void log_offer(struct cd_op *op, struct cd_live *l)
     cd_buf_done(&b);
 }
 
-static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
-{
-    struct wanted w = *(struct wanted *)arg;
-    struct cd_op *op = w.op;
-
-    free(arg);
-    if (rc == CD_E_NOT_FOUND) {
-        cd_op_error(op, CD_E_NOT_FOUND, "There is no such room, or you are not a joined member of it.");
-        return;
-    }
-    if (rc != CD_OK) {
-        if (err)
-            op->err = *err;
-        cd_op_fail(op, rc);
-        return;
-    }
-    const struct cd_room_member *callee = choose_callee(op, &w, room);
-    if (!callee) {
-        cd_op_fail(op, op->err.rc);
-        return;
-    }
-    struct cd_call *born = build_call(op, &w, room, callee);
-    if (!born) {
-        cd_op_fail(op, CD_E_NO_MEMORY);
-        return;
-    }
-    struct cd_extra extra = {.idem = cd_op_idem(op, 201)};
-    cd_tokens_hold(op->core, op->who);
-    struct cd_live *l = cd_create(op->core, born, &extra, on_created, op);
-    if (!l)
-        return;
-    calls_seat_take(l, 0, op->sock_id);
-    if (op->sdp.n)
-        log_offer(op, l);
-}
-
 /* @return true when the user may start one now; op->err says why not */
 static bool may_start(struct cd_op *op)
 {
@@ -236,6 +200,46 @@ static bool may_start(struct cd_op *op)
         op->err.retry_after_ms = (long)wait;
     }
     return wait <= 0;
+}
+
+static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
+{
+    struct wanted w = *(struct wanted *)arg;
+    struct cd_op *op = w.op;
+
+    free(arg);
+    if (rc == CD_E_NOT_FOUND) {
+        cd_op_error(op, CD_E_NOT_FOUND, "There is no such room, or you are not a joined member of it.");
+        return;
+    }
+    if (rc != CD_OK) {
+        if (err)
+            op->err = *err;
+        cd_op_fail(op, rc);
+        return;
+    }
+    if (!may_start(op)) { /* things may have changed while the homeserver was asked */
+        cd_op_fail(op, op->err.rc);
+        return;
+    }
+    const struct cd_room_member *callee = choose_callee(op, &w, room);
+    if (!callee) {
+        cd_op_fail(op, op->err.rc);
+        return;
+    }
+    struct cd_call *born = build_call(op, &w, room, callee);
+    if (!born) {
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
+    struct cd_extra extra = {.idem = cd_op_idem(op, 201)};
+    cd_tokens_hold(op->core, op->who);
+    struct cd_live *l = cd_create(op->core, born, &extra, on_created, op);
+    if (!l)
+        return;
+    calls_seat_take(l, 0, op->sock_id);
+    if (op->sdp.n)
+        log_offer(op, l);
 }
 
 void calls_initiate(struct cd_op *op)

@@ -3,7 +3,7 @@
  * In: a REST request or a socket event. Out: its answer. Why one shape: no transport holds call logic.
  * Idempotency: the answer stands in the transaction that made it true; a second request with the same
  * key waits for the first, then gets that answer. */
-#include "op.h"
+#include "calls.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/secret.h"
 
-#define PARK_MS 20000 /* longer than any store or homeserver call takes to fail */
+#define PARK_MS 12000 /* longer than any store or homeserver call takes to fail */
 #define MAX_KEY 255
 
 static void begin(struct cd_op *op);
@@ -128,6 +128,8 @@ static void saved(void *arg, enum cd_store_rc rc, const char *live_call_id)
     free(s);
 }
 
+static char *kept_form(struct cd_op *op, const struct cd_buf *body);
+
 /* Keep the answer of an operation that made no transition under its key. */
 static bool save_answer(struct cd_op *op, int status, struct cd_buf *body)
 {
@@ -135,7 +137,7 @@ static bool save_answer(struct cd_op *op, int status, struct cd_buf *body)
     struct saving *s = malloc(sizeof(*s));
     struct cd_idem_row *row = cd_op_idem(op, status);
 
-    if (!ch || !s || !row || body->failed || !(row->response = strndup(body->p, body->n))) {
+    if (!ch || !s || !row || body->failed || !(row->response = kept_form(op, body))) {
         cd_change_free(ch);
         cd_idem_row_free(row);
         free(s);
@@ -184,6 +186,7 @@ void cd_op_ok_call(struct cd_op *op, int status, const char *party_id)
 
     cd_buf_init(&b, 1024 * 1024);
     cd_render_call(&b, op->core, op->live, op->who->user_id, party_id, true);
+    op->with_party = party_id != NULL;
     cd_op_ok(op, status, &b);
 }
 
@@ -206,34 +209,61 @@ struct cd_idem_row *cd_op_idem(struct cd_op *op, int status)
     return row;
 }
 
-void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *next,
-                     struct cd_idem_row *row)
+static const char *party_of(const struct cd_call *c, const char *user)
 {
-    const struct cd_participant *p = cd_call_participant_const(next, row->user_id);
+    const struct cd_participant *p = cd_call_participant_const(c, user);
+
+    return p ? p->party_id : NULL;
+}
+
+void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                     const struct cd_call *next, const struct cd_cmd *cmd, struct cd_idem_row *row)
+{
+    bool seated = !prev || cmd->ev == CD_EV_ANSWER; /* these two answers name the party */
     struct cd_buf b;
 
     if (row->response)
         return;
     cd_buf_init(&b, 1024 * 1024); /* as an answer: what is not kept could not be committed */
-    cd_render_state(&b, core, live, next, row->user_id, p ? p->party_id : NULL, false);
+    if (cmd->ev == CD_EV_TOGGLE_AUDIO || cmd->ev == CD_EV_TOGGLE_VIDEO || cmd->ev == CD_EV_TOGGLE_SCREEN)
+        calls_render_switches(&b, next, row->user_id);
+    else
+        cd_render_state(&b, core, live, next, row->user_id, seated ? party_of(next, row->user_id) : NULL,
+                        false);
     row->response = cd_buf_steal(&b, NULL);
     snprintf(row->call_id, sizeof(row->call_id), "%s", next->id);
 }
 
-/* The kept answer, with fresh credentials where the call still lives. */
+static bool is_call_object(const char *response)
+{
+    return strncmp(response, "{\"callId\"", 9) == 0;
+}
+
+/* What is kept of an answer that made no transition. @return malloc'ed */
+static char *kept_form(struct cd_op *op, const struct cd_buf *body)
+{
+    struct cd_buf b;
+
+    if (!op->live || !is_call_object(body->p))
+        return strndup(body->p, body->n);
+    cd_buf_init(&b, 1024 * 1024);
+    cd_render_call(&b, op->core, op->live, op->who->user_id,
+                   op->with_party ? party_of(cd_live_call(op->live), op->who->user_id) : NULL, false);
+    return cd_buf_steal(&b, NULL);
+}
+
+/* The kept answer, with fresh credentials and the SDPs where the call still lives. */
 static void replay(struct cd_op *op, const struct cd_idem_row *row)
 {
     struct cd_live *l = row->call_id[0] ? cd_live_get(op->core, row->call_id) : NULL;
-    bool ice = l && !cd_status_final(cd_live_call(l)->status) &&
-               strncmp(row->response, "{\"callId\"", 9) == 0;
     struct cd_buf b;
 
     cd_buf_init(&b, 1024 * 1024);
     cd_buf_adds(&b, row->response);
-    if (ice && b.n) {
+    if (b.n && l && is_call_object(row->response) && !cd_status_final(cd_live_call(l)->status) &&
+        cd_live_seat_of(l, op->who->user_id) >= 0) {
         b.n--; /* the closing brace */
-        cd_buf_addc(&b, ',');
-        cd_render_ice(&b, op->core, op->who->user_id);
+        cd_render_private(&b, op->core, l, op->who->user_id);
         cd_buf_addc(&b, '}');
     }
     op->idem_given = true;

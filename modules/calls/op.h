@@ -31,6 +31,7 @@ struct cd_op {
     uint8_t request_hash[16];
     bool key_held;            /* no other request with this key runs meanwhile */
     bool idem_given;          /* the row rides in a transition */
+    bool with_party;          /* the answer names the viewer's party */
     struct cd_str sdp;        /* raw answer or offer within body */
     struct cd_op *next_waiting;
     /* what goes on when the call is found */
@@ -62,8 +63,9 @@ void cd_op_with_own_call(struct cd_op *op, cd_op_fn next);
 
 /** The idempotency row to ride in a transition, or NULL when none was asked for. Ownership passes. */
 struct cd_idem_row *cd_op_idem(struct cd_op *op, int status);
-/** modules/calls keeps the answer of a transition with its row. */
-void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *next,
-                     struct cd_idem_row *row);
+/** Keep the answer of a transition with its row, without credentials and SDP.
+ * @param prev  NULL: the call is new */
+void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                     const struct cd_call *next, const struct cd_cmd *cmd, struct cd_idem_row *row);
 
 #endif

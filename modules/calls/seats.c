@@ -22,6 +22,37 @@ void calls_seats_clear(struct cd_live *l)
     }
 }
 
+/* --- who may speak from a seat -------------------------------------------------------------------- */
+
+bool calls_seat_speaks(struct cd_op *op)
+{
+    const struct cd_live *l = op->live;
+    int seat = cd_live_seat_of(l, op->who->user_id);
+    const struct cd_participant *p = &l->cur->participants[seat];
+    const struct cd_seat *s = &l->seats[seat];
+
+    if (cd_status_final(l->cur->status))
+        return true; /* the state answers, not the seat */
+    if (p->side == CD_SIDE_MATRIX) {
+        cd_op_error(op, CD_E_FORBIDDEN, "A Matrix client of yours is in this call, not this one.");
+        return false;
+    }
+    if (op->sock_id && s->sock_id && s->sock_id != op->sock_id) {
+        cd_op_fail(op, CD_E_SEAT_TAKEN);
+        return false;
+    }
+    /* what follows an answer on the same connection may overtake that answer's commit */
+    if (op->sock_id && !s->sock_id && !l->busy) {
+        cd_op_error(op, CD_E_FORBIDDEN, "Send join-call first: this socket does not sit in the call.");
+        return false;
+    }
+    if (!op->sock_id && !s->held && p->state != CD_P_JOINED) {
+        cd_op_error(op, CD_E_FORBIDDEN, "Answer the call first: nobody of yours sits in it.");
+        return false;
+    }
+    return true;
+}
+
 /* --- a socket that dropped ------------------------------------------------------------------------ */
 
 static void grace_over(void *arg)

@@ -3,29 +3,20 @@
 
 #include <stdio.h>
 
-/* May this client speak for its user's party? REST acts for it always, a socket only from the seat or
- * while nobody sits there. */
-static bool may_signal(struct cd_op *op, int seat)
+/* `to` is a user or a party of this call, and not oneself. */
+static bool addressee_known(struct cd_op *op, int seat, const char *to)
 {
     const struct cd_call *c = op->live->cur;
-    const struct cd_participant *p = &c->participants[seat];
-    const struct cd_seat *s = &op->live->seats[seat];
 
-    if (cd_status_final(c->status))
-        return true; /* the core answers INVALID_STATE */
-    if (op->sock_id && s->sock_id && s->sock_id != op->sock_id) {
-        cd_op_fail(op, CD_E_SEAT_TAKEN);
-        return false;
+    if (!to[0])
+        return true;
+    for (size_t i = 0; i < c->n_participants; i++) {
+        const struct cd_participant *p = &c->participants[i];
+        if ((int)i != seat && (strcmp(p->user_id, to) == 0 || (p->party_id && strcmp(p->party_id, to) == 0)))
+            return true;
     }
-    if (p->side == CD_SIDE_MATRIX) {
-        cd_op_error(op, CD_E_SEAT_TAKEN, "Another client of yours, on Matrix, is in this call.");
-        return false;
-    }
-    if (!p->party_id || (!s->held && p->state != CD_P_JOINED)) {
-        cd_op_error(op, CD_E_FORBIDDEN, "Answer the call, or join it, before you signal in it.");
-        return false;
-    }
-    return true;
+    cd_op_error(op, CD_E_INVALID_PARAM, "to must be the user id or party id of somebody else in this call.");
+    return false;
 }
 
 static void relay(struct cd_op *op, enum cd_signal kind, struct cd_str members)
@@ -42,7 +33,7 @@ static void relay(struct cd_op *op, enum cd_signal kind, struct cd_str members)
         cd_op_fail(op, op->in.rc);
         return;
     }
-    if (!may_signal(op, seat))
+    if (!calls_seat_speaks(op) || !addressee_known(op, seat, to))
         return;
     struct cd_sig sig = {.kind = kind, .source = op->sock_id ? CD_S_SOCKET : CD_S_REST,
                          .from_user = op->who->user_id,
@@ -118,7 +109,10 @@ void calls_offer(struct cd_op *op)
 
 static void answer_sdp_found(struct cd_op *op)
 {
-    if (op->live->cur->status == CD_RINGING && !op->live->busy)
+    const struct cd_call *c = op->live->cur;
+
+    /* while the answer's commit is under way its SDP may follow on its heels */
+    if (c->status == CD_RINGING && (!op->live->busy || strcmp(c->caller, op->who->user_id) == 0))
         cd_op_error(op, CD_E_INVALID_STATE, "Answer the call first; the SDP may come with the answer.");
     else
         sdp_found(op, "answer", CD_SIG_ANSWER);

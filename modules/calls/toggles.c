@@ -2,6 +2,17 @@
 #include "base/clock.h"
 #include "calls.h"
 
+void calls_render_switches(struct cd_buf *b, const struct cd_call *c, const char *user)
+{
+    const struct cd_participant *p = cd_call_participant_const(c, user);
+
+    cd_buf_adds(b, "{\"userId\":");
+    cd_buf_add_jsons(b, user);
+    cd_buf_addf(b, ",\"audioEnabled\":%s,\"videoEnabled\":%s,\"screenSharing\":%s}",
+                p->audio_enabled ? "true" : "false", p->video_enabled ? "true" : "false",
+                p->screen_sharing ? "true" : "false");
+}
+
 static void on_toggled(void *arg, const struct cd_result *res)
 {
     struct cd_op *op = arg;
@@ -12,14 +23,10 @@ static void on_toggled(void *arg, const struct cd_result *res)
         cd_op_fail(op, res->rc);
         return;
     }
-    const struct cd_participant *p = cd_call_participant_const(res->live->cur, op->who->user_id);
     op->live = res->live;
+    op->idem_given = op->idem_given && res->moved;
     cd_buf_init(&b, 1024);
-    cd_buf_adds(&b, "{\"userId\":");
-    cd_buf_add_jsons(&b, p->user_id);
-    cd_buf_addf(&b, ",\"audioEnabled\":%s,\"videoEnabled\":%s,\"screenSharing\":%s}",
-                p->audio_enabled ? "true" : "false", p->video_enabled ? "true" : "false",
-                p->screen_sharing ? "true" : "false");
+    calls_render_switches(&b, res->live->cur, op->who->user_id);
     cd_op_ok(op, 200, &b);
 }
 
@@ -31,10 +38,16 @@ static void toggle(struct cd_op *op, enum cd_ev ev)
                          .client = op->client, .enabled = given ? enabled : -1, .mx_version = 1,
                          .now_ms = cd_wall_ms()};
 
-    if (op->in.rc != CD_OK)
+    struct cd_extra extra = {0};
+
+    if (op->in.rc != CD_OK) {
         cd_op_fail(op, op->in.rc);
-    else
-        cd_submit(op->core, op->live, &cmd, NULL, on_toggled, op);
+        return;
+    }
+    if (!calls_seat_speaks(op))
+        return;
+    extra.idem = cd_op_idem(op, 200);
+    cd_submit(op->core, op->live, &cmd, &extra, on_toggled, op);
 }
 
 static void audio_found(struct cd_op *op)

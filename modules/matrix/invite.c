@@ -291,7 +291,10 @@ static void on_ignored(void *arg, bool ignored)
     struct looking *k = arg;
 
     k->ignored = ignored;
-    decide(k);
+    if (records)
+        decide(k);
+    else
+        looking_free(k, CD_STORE_DOWN); /* the daemon is stopping */
 }
 
 /* @return false out of memory */
@@ -390,6 +393,10 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room,
     const char *why;
 
     (void)err;
+    if (!records) { /* the daemon is stopping: the homeserver will send it again */
+        looking_free(k, CD_STORE_DOWN);
+        return;
+    }
     if (rc == CD_E_NOT_FOUND && look_again(k))
         return;
     why = choose_callee(k, rc, room);
