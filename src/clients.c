@@ -161,6 +161,9 @@ static enum cd_rc on_connect(void *self, struct cd_sock *sock, struct cd_str aut
     struct cd_str value;
     char token[MAX_TOKEN + 1];
 
+    if (cd_json_find(auth, "dialect", &value) &&
+        (cd_json_text(value, token, sizeof(token)) < 0 || strcmp(token, "calld") != 0))
+        return cd_fail(err, CD_E_INVALID_PARAM, "auth.dialect: this server speaks \"calld\".");
     if (!cd_json_find(auth, "token", &value))
         return cd_fail(err, CD_E_MISSING_TOKEN, "Connect with auth: {token: \"...\"}.");
     long n = cd_json_text(value, token, sizeof(token));

@@ -89,7 +89,8 @@ const struct conf_key cd_conf_keys[] = {
          "The key before it, while it is being changed."),
     BOOL(matrix, record_foreign, CONF_RELOAD, "yes",
          "Also record calls between two Matrix clients."),
-    BOOL(matrix, legacy_paths, 0, "no", "Also answer on paths without /_matrix/app/v1."),
+    BOOL(matrix, legacy_paths, 0, "yes",
+         "Also answer on the old paths without /_matrix/app/v1, which some homeservers still use."),
 
     LIST(COMMAS, ice, stun_urls, CONF_RELOAD, "",
          "stun:HOST:PORT or stuns:HOST:PORT, without ?transport=",

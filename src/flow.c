@@ -436,11 +436,15 @@ static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_cal
     struct aside *a = arg;
 
     (void)live_call_id;
-    if (rc == CD_STORE_OK && a->core->outbox)
+    bool away = rc == CD_STORE_DOWN || rc == CD_STORE_FULL;
+
+    /* a store that is away must not stop a call: sent all the same, only not through a crash */
+    if ((rc == CD_STORE_OK || away) && a->core->outbox)
         cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
-    else if (rc != CD_STORE_OK)
+    if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
-               "%zu Matrix events could not be stored and will not be sent", a->change->n_outbox);
+               "%zu Matrix events could not be stored%s", a->change->n_outbox,
+               away ? "; a crash would lose them" : " and are not sent");
     free(a);
 }
 

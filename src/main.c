@@ -77,7 +77,7 @@ static int load(const struct invocation *inv, struct cd_conf **out)
 
     if (cd_conf_load(inv->conf_path, environ, out, stderr, &err) == CD_OK)
         return 0;
-    fprintf(stderr, "matrix-calld: the configuration is not usable: %s\n", err.text);
+    fputs("matrix-calld: the configuration is not usable\n", stderr); /* the findings stand above */
     return 1;
 }
 
@@ -132,8 +132,16 @@ static int migrate(const struct invocation *inv)
         return 1;
     m.url = conf->database.url;
     m.schema = conf->database.schema;
-    enum cd_rc rc = m.url[0] ? cd_migrate(&m, stdout, &err)
+    char *said = NULL;
+    size_t said_n = 0;
+    FILE *out = open_memstream(&said, &said_n);
+    enum cd_rc rc = m.url[0] ? cd_migrate(&m, out ? out : stdout, &err)
                              : cd_fail(&err, CD_E_INVALID_PARAM, "database.url is not set");
+    if (out)
+        fclose(out);
+    if (rc == CD_OK || said_n)
+        fputs(said_n ? said : "the schema is up to date\n", stdout);
+    free(said);
     if (rc != CD_OK)
         fprintf(stderr, "matrix-calld: %s\n", err.text);
     cd_conf_free(conf);
@@ -168,12 +176,13 @@ static int run_daemon(const struct invocation *inv)
 static const struct {
     const char *name;
     int (*run)(const struct invocation *inv);
+    bool arguments; /* it takes some */
 } commands[] = {
-    {"check-config", check_config},
-    {"dump-config", dump_config},
-    {"sample-config", sample_config},
-    {"migrate", migrate},
-    {"generate-registration", generate_registration},
+    {"check-config", check_config, false},
+    {"dump-config", dump_config, false},
+    {"sample-config", sample_config, false},
+    {"migrate", migrate, true},
+    {"generate-registration", generate_registration, true},
 };
 
 int main(int argc, char **argv)
@@ -189,8 +198,12 @@ int main(int argc, char **argv)
     }
     if (!inv.command)
         return run_daemon(&inv);
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-        if (strcmp(commands[i].name, inv.command) == 0)
-            return commands[i].run(&inv);
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        if (strcmp(commands[i].name, inv.command) != 0)
+            continue;
+        if (!commands[i].arguments && inv.argc > 1)
+            return usage_error("this command takes no arguments, not", inv.argv[1]);
+        return commands[i].run(&inv);
+    }
     return usage_error("unknown command", inv.command);
 }

@@ -139,7 +139,11 @@ static void on_sealed(void *arg, enum cd_store_rc rc, const uint8_t *sealed, siz
     struct unsealing *u = arg;
     char *token = rc == CD_STORE_OK && n > CD_SEAL_OVERHEAD ? calloc(1, n) : NULL;
 
-    if (token && cd_seal_unwrap(u->core->seal, sealed, n, token)) {
+    const struct held *h = held_get(u->core, u->user);
+
+    if (h && h->who) {
+        /* the user has come back with a newer one meanwhile */
+    } else if (token && cd_seal_unwrap(u->core->seal, sealed, n, token)) {
         struct cd_principal *p = cd_principal_new(u->user, NULL, token);
         if (p) {
             cd_tokens_hold(u->core, p);

@@ -87,7 +87,7 @@ static bool is_local(const struct cd_rooms *r, const char *user_id)
 {
     const char *colon = strchr(user_id, ':');
 
-    return colon && strcmp(colon + 1, r->server_name) == 0;
+    return !r->server_name[0] || (colon && strcmp(colon + 1, r->server_name) == 0);
 }
 
 void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *user_id,

@@ -9,6 +9,7 @@
 #include "out/rooms_int.h"
 
 #define USER_TIMEOUT_MS 10000
+#define IGNORED_FRESH_MS 30000  /* somebody who was just ignored must not ring for long */
 #define IGNORED_TIMEOUT_MS 3000 /* a callee's phone must not wait longer for it */
 #define TOKEN_KEPT_MS 900000    /* sockets are checked every 5 min, so this is "gone" */
 #define SWEEP_MS 60000
@@ -146,7 +147,7 @@ void cd_rooms_ignored(struct cd_rooms *r, const char *user_id, const char *by_us
     struct cd_ignored_waiter *w;
     size_t n = 0;
 
-    if (!u || (u->ignored_ms > 0 && cd_mono_ms() - u->ignored_ms < CD_ROOMS_FRESH_MS)) {
+    if (!u || (u->ignored_ms > 0 && cd_mono_ms() - u->ignored_ms < IGNORED_FRESH_MS)) {
         fn(arg, u && is_ignored(u, user_id));
         return;
     }
@@ -215,7 +216,7 @@ void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who)
         return;
     if (!u->joined_fetch && (u->joined_ms == 0 || now - u->joined_ms >= CD_ROOMS_FRESH_MS))
         u->joined_fetch = get(u, parts, USER_TIMEOUT_MS, on_joined_rooms);
-    if (u->ignored_ms == 0 || now - u->ignored_ms >= CD_ROOMS_FRESH_MS)
+    if (u->ignored_ms == 0 || now - u->ignored_ms >= IGNORED_FRESH_MS)
         ask_ignored(u);
 }
 
