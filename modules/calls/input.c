@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* The first finding is the one to tell. */
 __attribute__((format(printf, 3, 4))) static void wrong(struct cd_input *in, enum cd_rc rc, const char *fmt,
@@ -167,6 +168,19 @@ int cd_input_word(struct cd_input *in, const char *name, const char *const *name
     return -1;
 }
 
+bool cd_input_is_text(struct cd_str value)
+{
+    char *text;
+    bool good;
+
+    if (!memmem(value.p, value.n, "\\u", 2)) /* only escapes can stand for what is no text */
+        return true;
+    text = malloc(value.n);
+    good = text && cd_json_text(value, text, value.n) >= 0;
+    free(text);
+    return good;
+}
+
 bool cd_input_sdp(struct cd_input *in, const char *name, const char *type, size_t max, struct cd_str *out)
 {
     struct cd_str t, sdp;
@@ -184,6 +198,10 @@ bool cd_input_sdp(struct cd_input *in, const char *name, const char *type, size_
     }
     if (t.n != strlen(type) + 2 || memcmp(t.p + 1, type, t.n - 2) != 0 || sdp.n <= 2) {
         wrong(in, CD_E_INVALID_PARAM, "%s.type must be \"%s\" and sdp not empty.", name, type);
+        return false;
+    }
+    if (!cd_input_is_text(sdp)) {
+        wrong(in, CD_E_INVALID_PARAM, "%s.sdp must be text, without \\u0000 and lone surrogates.", name);
         return false;
     }
     return true;

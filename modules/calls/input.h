@@ -38,6 +38,9 @@ bool cd_input_int(struct cd_input *in, const char *name, long long min, long lon
 bool cd_input_raw(struct cd_input *in, const char *name, enum cd_json_kind kind, struct cd_str *out);
 /** One of @p names (NULL-terminated): its index; -1 when absent or wrong. */
 int cd_input_word(struct cd_input *in, const char *name, const char *const *names);
+/** Does a validated JSON string stand for text that others can read, without U+0000 and halves of
+ * surrogate pairs? Matrix cannot carry those. */
+bool cd_input_is_text(struct cd_str value);
 /** A session description: {"type": @p type, "sdp": "..."}; the raw object in @p out. */
 bool cd_input_sdp(struct cd_input *in, const char *name, const char *type, size_t max, struct cd_str *out);
 

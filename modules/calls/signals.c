@@ -137,6 +137,8 @@ static const char *candidate_wrong(struct cd_str c)
     cd_json_pick_valid(c, picks, 3, found);
     if (!found[0].p || cd_json_kind(found[0]) != CD_JSON_STRING)
         return "must have a string \"candidate\" (\"\" is the end)";
+    if (!cd_input_is_text(found[0]))
+        return "has a candidate that is no text";
     mid = found[1].p ? cd_json_kind(found[1]) : CD_JSON_NULL;
     if (mid != CD_JSON_STRING && mid != CD_JSON_NULL)
         return "has an sdpMid that is no string";
