@@ -87,7 +87,7 @@ test('call_test serves the page, only when it is on', limit, async (t) => {
 });
 
 test('legacy_paths: the homeserver may leave the path’s beginning out', limit, async (t) => {
-  const [on, off] = [await startDaemon(t, { 'matrix.legacy_paths': 'yes' }), await startDaemon(t)];
+  const [on, off] = [await startDaemon(t), await startDaemon(t, { 'matrix.legacy_paths': 'no' })];
   assert.equal((await on.transaction([], { base: '' })).status, 200);
   assert.equal((await off.transaction([], { base: '' })).status, 404);
   assert.equal((await off.transaction([])).status, 200);
