@@ -156,9 +156,12 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
     ch->drop_signals = cd_status_final(next->status);
     ch->idem = j->idem;
     j->idem = NULL;
-    for (size_t i = 0; cd_modules[i]; i++)
-        if (cd_modules[i]->before_commit)
-            cd_modules[i]->before_commit(l->core, l, prev, next, &j->cmd, ch);
+    size_t n = 0;
+    while (cd_modules[n])
+        n++;
+    while (n-- > 0) /* the last one first: what the first keeps as the answer shows what the others did */
+        if (cd_modules[n]->before_commit)
+            cd_modules[n]->before_commit(l->core, l, prev, next, &j->cmd, ch);
     next->mx_state = l->mx_state; /* a module may have queued the invite just now */
     next->invite_tried = l->invite_tried;
     next->seq = l->seq;

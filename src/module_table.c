@@ -6,7 +6,7 @@
 #include "matrix/matrix.h"
 #include "page/page.h"
 
-/* Order: calls answers and announces before matrix mirrors. */
+/* Order: calls answers and announces before matrix mirrors; before a commit the other way round. */
 const struct cd_module *const cd_modules[] = {
     &cd_module_calls, &cd_module_matrix, &cd_module_ice, &cd_module_page, &cd_module_health, NULL,
 };
