@@ -20,6 +20,7 @@ static const struct cd_route table[] = {
     ROW(P, "GET", "/api/calls/active"),
     ROW(P, "GET", "/api/calls/:id"),
     ROW(P, "DELETE", "/api/calls/:id"),
+    ROW(P, "POST", "/api/calls/initiate"),
     ROW(P, "POST", "/api/calls/:id/answer"),
     ROW(P, "GET", "/api/:what/active"),
     ROW(P, "GET", "/socket.io/"),
@@ -53,20 +54,35 @@ static void literals_beat_parameters(void)
     CHECK_STR(m.params[0], "z01");
     CHECK_INT(match(P, "GET", "/api/rooms/active"), CD_OK);
     CHECK_STR(path_of(), "/api/:what/active");
-    CHECK_INT(match(P, "GET", "/api/calls/z01/answer"), CD_OK);
+    CHECK_INT(match(P, "GET", "/api/calls/z01/other"), CD_OK);
     CHECK_STR(path_of(), "/*file");
-    CHECK_STR(m.params[0], "api/calls/z01/answer");
+    CHECK_STR(m.params[0], "api/calls/z01/other");
 }
 
-/* DELETE exists for :id only, so the literal row must not hide it. */
-static void method_decides_among_matching_rows(void)
+/* A literal path is that resource for every method: no :id and no catch-all takes its others. */
+static void the_shape_is_chosen_before_the_method(void)
 {
-    CHECK_INT(match(P, "DELETE", "/api/calls/active"), CD_OK);
-    CHECK_STR(path_of(), "/api/calls/:id");
+    CHECK_INT(match(P, "POST", "/api/calls/initiate"), CD_OK);
+    CHECK_STR(path_of(), "/api/calls/initiate");
+    CHECK_INT(match(P, "GET", "/api/calls/initiate"), CD_E_METHOD);
+    CHECK_INT(match(P, "HEAD", "/api/calls/initiate"), CD_E_METHOD);
+    CHECK_INT(match(P, "GET", "/api/calls/%69nitiate"), CD_E_METHOD);
+    CHECK_INT(match(P, "DELETE", "/api/calls/active"), CD_E_METHOD);
+    CHECK_INT(match(P, "GET", "/api/calls/z01/answer"), CD_E_METHOD);
     CHECK_INT(match(P, "HEAD", "/api/calls/z01"), CD_OK);
     CHECK_STR(path_of(), "/api/calls/:id");
     CHECK_INT(match(A, "POST", "/transactions/1"), CD_E_METHOD);
     CHECK_INT(match(A, "HEAD", "/transactions/1"), CD_E_METHOD);
+}
+
+static void parameters_are_not_empty(void)
+{
+    CHECK_INT(match(P, "DELETE", "/api/calls/z01"), CD_OK);
+    CHECK_INT(match(P, "GET", "/api/calls/"), CD_OK);
+    CHECK_STR(path_of(), "/*file");
+    CHECK_INT(match(P, "GET", "/api//active"), CD_OK);
+    CHECK_STR(path_of(), "/*file");
+    CHECK_INT(match(A, "PUT", "/transactions/"), CD_E_UNRECOGNIZED);
 }
 
 static void roles_are_separate(void)
@@ -128,6 +144,9 @@ static void allow_names_the_methods(void)
     cd_router_allow(router, CD_ROLE_PUBLIC, CD_STR("/api/calls/z01"), &b);
     CHECK_STR(b.p, "GET, HEAD, DELETE, OPTIONS");
     cd_buf_reset(&b);
+    cd_router_allow(router, CD_ROLE_PUBLIC, CD_STR("/api/calls/initiate"), &b);
+    CHECK_STR(b.p, "POST, OPTIONS");
+    cd_buf_reset(&b);
     cd_router_allow(router, CD_ROLE_APPSERVICE, CD_STR("/transactions/1"), &b);
     CHECK_STR(b.p, "PUT, OPTIONS");
     cd_buf_reset(&b);
@@ -154,7 +173,8 @@ int main(void)
     router = cd_router_new();
     CHECK_INT(cd_router_add(router, table, NULL), CD_OK);
     TAP_RUN(literals_beat_parameters);
-    TAP_RUN(method_decides_among_matching_rows);
+    TAP_RUN(the_shape_is_chosen_before_the_method);
+    TAP_RUN(parameters_are_not_empty);
     TAP_RUN(roles_are_separate);
     TAP_RUN(segments_are_decoded_one_by_one);
     TAP_RUN(bad_escapes_are_refused);

@@ -157,17 +157,14 @@ static unsigned long score(const struct row *row, const struct path *path, bool 
         if (row->seg[i].kind == LITERAL) {
             if (!cd_str_eq(row->seg[i].text, path->seg[i]))
                 return 0;
+        } else if (row->seg[i].kind == PARAM && path->seg[i].n == 0) {
+            return 0; /* nobody is called "" */
         }
         sum = sum * 3 + (row->seg[i].kind == LITERAL ? 2 : row->seg[i].kind == PARAM ? 1 : 0);
     }
     for (unsigned i = row->n; i < CD_PATH_SEGMENTS; i++)
         sum *= 3;
     return sum;
-}
-
-static bool takes(const struct cd_route *route, const char *method)
-{
-    return strcmp(route->method, method) == 0;
 }
 
 /* Does the path go on after the segments that were split off? */
@@ -180,28 +177,35 @@ static bool is_whole(struct cd_str path, const struct path *split_path)
     return slashes == split_path->n;
 }
 
-static const struct row *best(const struct cd_router *r, enum cd_role role, const char *method,
-                              const struct path *path, bool whole, bool *path_known)
+/* The most specific shape that the path has, whatever the method: what a POST-only literal names is
+ * that resource, and no parameter's value for another method. @return its score, 0: unknown */
+static unsigned long best_shape(const struct cd_router *r, enum cd_role role,
+                                const struct path *path, bool whole)
 {
-    const struct row *found = NULL;
-    unsigned long found_score = 0;
+    unsigned long top = 0;
 
     for (size_t i = 0; i < r->n; i++) {
-        const struct row *row = &r->rows[i];
-        unsigned long s;
+        unsigned long s = r->rows[i].route->roles & (unsigned)role ? score(&r->rows[i], path, whole)
+                                                                   : 0;
 
-        if (!(row->route->roles & (unsigned)role))
-            continue;
-        s = score(row, path, whole);
-        if (!s)
-            continue;
-        *path_known = true;
-        if (s > found_score && takes(row->route, method)) {
-            found = row;
-            found_score = s;
-        }
+        if (s > top)
+            top = s;
     }
-    return found;
+    return top;
+}
+
+/* The row of that shape for the method; equal scores of one path are equal shapes. */
+static const struct row *row_for(const struct cd_router *r, enum cd_role role, const char *method,
+                                 const struct path *path, bool whole, unsigned long shape)
+{
+    for (size_t i = 0; i < r->n; i++) {
+        const struct row *row = &r->rows[i];
+
+        if (row->route->roles & (unsigned)role && strcmp(row->route->method, method) == 0 &&
+            score(row, path, whole) == shape)
+            return row;
+    }
+    return NULL;
 }
 
 /* Point the parameters at the decoded segments; a *rest is decoded anew, slashes and all. */
@@ -231,8 +235,9 @@ enum cd_rc cd_router_match(const struct cd_router *r, enum cd_role role, const c
                            struct cd_str path, struct cd_match *out)
 {
     struct path parts;
-    const struct row *row;
-    bool known = false, whole;
+    const struct row *row = NULL;
+    unsigned long shape;
+    bool whole;
     enum cd_rc rc;
 
     *out = (struct cd_match){0};
@@ -244,15 +249,17 @@ enum cd_rc cd_router_match(const struct cd_router *r, enum cd_role role, const c
     rc = split(path, out->text, &parts);
     if (rc == CD_OK) {
         whole = is_whole(path, &parts);
-        row = best(r, role, method, &parts, whole, &known);
-        if (!row && strcmp(method, "HEAD") == 0)
-            row = best(r, role, "GET", &parts, whole, &known);
+        shape = best_shape(r, role, &parts, whole);
+        if (shape)
+            row = row_for(r, role, method, &parts, whole, shape);
+        if (shape && !row && strcmp(method, "HEAD") == 0)
+            row = row_for(r, role, "GET", &parts, whole, shape);
         if (row) {
             out->route = row->route;
             out->self = row->self;
             rc = bind_params(row, &parts, path, out->text + path.n + CD_PATH_SEGMENTS, out);
         } else {
-            rc = known ? CD_E_METHOD : CD_E_UNRECOGNIZED;
+            rc = shape ? CD_E_METHOD : CD_E_UNRECOGNIZED;
         }
     }
     if (rc != CD_OK)
@@ -272,19 +279,19 @@ void cd_router_allow(const struct cd_router *r, enum cd_role role, struct cd_str
     static const char *const methods[] = {"GET", "POST", "PUT", "PATCH", "DELETE"};
     struct path parts;
     char *text;
-    bool known = false;
 
     if (path.n > CD_PATH_MAX)
         return;
     text = malloc(path.n + CD_PATH_SEGMENTS + 1);
     if (text && split(path, text, &parts) == CD_OK) {
         bool whole = is_whole(path, &parts);
+        unsigned long shape = best_shape(r, role, &parts, whole);
 
-        for (size_t i = 0; i < sizeof(methods) / sizeof(methods[0]); i++) {
-            if (best(r, role, methods[i], &parts, whole, &known))
+        for (size_t i = 0; shape && i < sizeof(methods) / sizeof(methods[0]); i++) {
+            if (row_for(r, role, methods[i], &parts, whole, shape))
                 cd_buf_addf(out, "%s, %s", methods[i], i == 0 ? "HEAD, " : "");
         }
-        if (known)
+        if (shape)
             cd_buf_adds(out, "OPTIONS");
     }
     free(text);

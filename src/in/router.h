@@ -24,8 +24,9 @@ void cd_router_free(struct cd_router *r);
 /** @param routes  borrowed; ends in an all-zero row. @return CD_OK; CD_E_INTERNAL: a row is not
  * well-formed, or the same method, path and role are there twice */
 enum cd_rc cd_router_add(struct cd_router *r, const struct cd_route *routes, void *self);
-/** Find the route. Literal segments beat parameters, parameters beat the rest; HEAD means GET where
- * HEAD has no row.
+/** Find the route: first the most specific shape of the path, whatever the method, then the method
+ * among the rows of that shape. Literal segments beat parameters, parameters beat the rest; a
+ * parameter is never empty; HEAD means GET where HEAD has no row.
  * @param path  raw: percent-encoded, without query
  * @return CD_OK; CD_E_UNRECOGNIZED: no such path for the role; CD_E_METHOD: none for the method;
  * CD_E_INVALID_PARAM: bad escape, %00 or bytes that are not UTF-8; CD_E_NO_MEMORY */
