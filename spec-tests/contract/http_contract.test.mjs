@@ -253,7 +253,6 @@ for (const backend of ['libuv', 'poll']) {
         }
         assert.equal((await once(server, get('/items%2F1'))).status, 404);
         assert.equal((await once(server, get('/items/../hello'))).status, 404);
-        assert.equal((await once(server, get('http://x/hello'))).status, 404);
       });
 
       it('decodes query values', async () => {
@@ -264,6 +263,20 @@ for (const backend of ['libuv', 'poll']) {
         assert.equal(await x('y=x=1'), null);
         assert.equal(await x('x=%00'), null);
         assert.equal((await once(server, get('/items/1?x=/../y%2F'))).json().path, '/items/1');
+      });
+
+      it('serves absolute-form targets as their origin form', async () => {
+        for (const origin of ['http://x', 'HTTP://other.example:8080', 'https://[::1]:3000']) {
+          assert.equal((await once(server, get(`${origin}/hello`))).text, 'hello', origin);
+          assert.equal((await once(server, get(`${origin}/items/a%2Fb?q=1`))).json().param, 'a/b', origin);
+          assert.equal((await once(server, get(origin))).status, 404);
+          assert.equal((await once(server, get(`${origin}?q=1`))).status, 404);
+        }
+        const refused = await once(server, 'PUT http://x/hello HTTP/1.1\r\nHost: x\r\n\r\n');
+        assert.equal(refused.status, 405);
+        for (const target of ['http:///hello', 'ftp://x/hello', 'http:/hello', 'x/hello']) {
+          assert.ok([400, 404].includes((await once(server, get(target))).status), target);
+        }
       });
 
       it('keeps the roles apart', async () => {

@@ -308,6 +308,12 @@ for (const backend of ['libuv', 'poll']) {
         await raw.closed();
       });
 
+      it('takes absolute-form targets', async () => {
+        const client = await server.ws('http://localhost/ws?x=1');
+        assert.equal(client.facts.target, '/ws?x=1');
+        client.raw.destroy();
+      });
+
       it('refuses what is no handshake', async () => {
         for (const headers of [{ 'Sec-WebSocket-Version': '8' }, { 'Sec-WebSocket-Key': 'short' }, { 'Sec-WebSocket-Protocol': 'chat' }]) {
           const raw = await server.connect();

@@ -62,12 +62,30 @@ static void set_id(struct cd_req *req)
         cd_id_alnum(16, req->id);
 }
 
+/* "http://host/path?query", as clients of proxies ask (RFC 9112, 3.2.2), becomes "/path?query". The
+ * authority decides nothing here. It only becomes shorter: what it has no room for was no authority. */
+static void to_origin_form(char *target)
+{
+    size_t scheme = strncasecmp(target, "http://", 7) == 0    ? 7
+                    : strncasecmp(target, "https://", 8) == 0 ? 8
+                                                              : 0;
+    char *rest = target + scheme + strcspn(target + scheme, "/?");
+
+    if (scheme == 0 || rest == target + scheme)
+        return;
+    if (*rest != '/')
+        *--rest = '/'; /* over the authority's last byte */
+    memmove(target, rest, strlen(rest) + 1);
+}
+
 /* Split the raw target. @return false: out of memory */
 static bool set_path(struct cd_req *req)
 {
-    struct cd_str target = cd_str_of(req->uri);
+    struct cd_str target;
     size_t n;
 
+    to_origin_form(req->uri);
+    target = cd_str_of(req->uri);
     if (req->role == CD_ROLE_PUBLIC)
         target = cd_strip_prefix(target, req->http->prefix);
     n = strcspn(target.p, "?");

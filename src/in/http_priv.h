@@ -73,7 +73,7 @@ struct cd_req {
     enum cd_role role;
     int64_t started_us;
 
-    char *uri;          /* as the client sent it */
+    char *uri;          /* as the client sent it, without scheme and authority */
     struct cd_str path; /* within uri: no prefix, no query */
     const char *query;  /* within uri; "" when none */
     char *path_text;    /* the path, NUL-terminated */
