@@ -443,9 +443,24 @@ describe('Socket.IO', () => {
     wire.close();
   });
 
+  for (const depth of [33, 3000, 20000]) {
+    it(`answers what is nested ${depth} levels deep, and stays`, async () => {
+      const wire = await Wire.connect(server);
+      const error = 'The message is nested more than 32 levels deep.';
+      wire.send(`425["echo",${'['.repeat(depth)}${']'.repeat(depth)}]`);
+      assert.deepEqual(JSON.parse((await wire.next()).slice(3)), [{ ok: false, errcode: 'M_NOT_JSON', error }]);
+      wire.send(`42["echo",{"a":${'['.repeat(depth)}${']'.repeat(depth)}}]`);
+      const [event, told] = JSON.parse((await wire.next()).slice(2));
+      assert.deepEqual([event, told.event, told.errcode, told.error], ['call-error', 'echo', 'M_NOT_JSON', error]);
+      wire.send('426["nonsense"]');
+      assert.match(await wire.next(), /^436/);
+      wire.close();
+    });
+  }
+
   for (const packet of ['4', '42', '42{}', '42[]', '42[{}]', '42abc["x"]', '42["x"', '4a', '49',
     '42["connect"]', '42["disconnect"]', '40', '44{"message":"x"}', '45["x"]', '451["x"]',
-    '4511-["x"]', '42/random,["x"]', '43{}', `42["x",${'['.repeat(40)}${']'.repeat(40)}]`,
+    '4511-["x"]', '42/random,["x"]', '43{}', `42["x",${'['.repeat(40)}${']'.repeat(40)}`,
     '42["\\ud800"]x']) {
     it(`closes upon ${packet.slice(0, 40)}`, async () => {
       const wire = await Wire.connect(server);
@@ -497,6 +512,14 @@ describe('plain JSON on /ws', () => {
       callId: 'z1', errcode: 'M_UNRECOGNIZED', error: 'There is no such event.' });
     wire.send('{"type":');
     assert.equal(JSON.parse(await wire.next()).errcode, 'M_NOT_JSON');
+    const deep = `${'['.repeat(40)}${']'.repeat(40)}`;
+    const error = 'The message is nested more than 32 levels deep.';
+    wire.send(`{"a":${deep},"type":"echo","id":6}`);
+    assert.deepEqual(JSON.parse(await wire.next()), { type: 'ack', id: 6, ok: false, errcode: 'M_NOT_JSON', error });
+    wire.send(`{"a":${deep},"type":"echo"}`);
+    assert.deepEqual(JSON.parse(await wire.next()), { type: 'call-error', event: 'echo', errcode: 'M_NOT_JSON', error });
+    wire.send(`{"a":${'['.repeat(9000)}${']'.repeat(9000)},"type":"echo","id":7}`);
+    assert.deepEqual(JSON.parse(await wire.next()), { type: 'call-error', event: '', errcode: 'M_NOT_JSON', error });
     wire.send('{"type":"ping"}');
     assert.equal(await wire.next(), '{"type":"pong"}');
     wire.send('{"type":"kick"}');

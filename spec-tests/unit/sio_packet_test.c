@@ -134,20 +134,48 @@ static void malformed(void)
 
 static void limits(void)
 {
-    char deep[256] = "2[\"x\",", name[300] = "0/";
+    char deep[256] = "21[\"x\",", name[300] = "0/";
     size_t n = strlen(deep);
 
     memset(deep + n, '[', CD_SIO_JSON_DEPTH);
     memset(deep + n + CD_SIO_JSON_DEPTH, ']', CD_SIO_JSON_DEPTH + 1);
     CHECK(parse(deep));
+    CHECK(!packet.too_deep);
     memset(deep + n, '[', CD_SIO_JSON_DEPTH + 1);
     memset(deep + n + CD_SIO_JSON_DEPTH + 1, ']', CD_SIO_JSON_DEPTH + 2);
-    CHECK(!parse(deep));
+    CHECK(parse(deep)); /* to be answered, which needs its name and its id */
+    CHECK(packet.too_deep);
+    CHECK_STR(text_of(packet.event), "\"x\"");
+    CHECK_STR(text_of(packet.payload), "{}");
+    CHECK_INT(packet.id, 1);
+    deep[n + CD_SIO_JSON_DEPTH] = '{';
+    CHECK(!parse(deep)); /* too deep, and no JSON either */
 
     memset(name + 2, 'n', CD_SIO_NAMESPACE_MAX - 1);
     CHECK(parse(name));
     name[2 + CD_SIO_NAMESPACE_MAX - 1] = 'n';
     CHECK(!parse(name));
+}
+
+/* Beyond what the checker follows, brackets are all that is looked at. */
+static void bottomless(void)
+{
+    enum { DEPTH = 20000 };
+    static char text[2 * DEPTH + 64] = "27[ \"x\",";
+    size_t n = strlen(text);
+
+    memset(text + n, '[', DEPTH);
+    memset(text + n + DEPTH, ']', DEPTH + 1);
+    CHECK(parse(text));
+    CHECK(packet.too_deep);
+    CHECK_STR(text_of(packet.event), "\"x\"");
+    text[n + 2 * DEPTH] = '\0'; /* one bracket short */
+    CHECK(!parse(text));
+    memcpy(text, "27[[\"x\"],", 10);
+    CHECK(!parse(text)); /* no name */
+    CHECK(cd_json_too_deep(CD_STR("[[\"]\\\"[\"]]"), 1));
+    CHECK(!cd_json_too_deep(CD_STR("[[\"]\\\"[\"]]"), 2));
+    CHECK(!cd_json_too_deep(CD_STR("\"[[[["), 2));
 }
 
 static void names(void)
@@ -329,6 +357,7 @@ int main(void)
     TAP_RUN(binary);
     TAP_RUN(malformed);
     TAP_RUN(limits);
+    TAP_RUN(bottomless);
     TAP_RUN(names);
     TAP_RUN(written);
     TAP_RUN(payloads);

@@ -9,6 +9,7 @@
 #include "base/scan.h"
 
 #define SEPARATOR 0x1e
+#define CHECKED_DEPTH 4096 /* as deep as cd_json_valid follows */
 #define MAX_ID 9007199254740991 /* the largest integer that JavaScript counts exactly */
 
 bool cd_eio_payload_next(struct cd_str *rest, struct cd_str *packet)
@@ -187,6 +188,63 @@ static bool plain_event(struct cd_sio_packet *out)
     return !reserved((struct cd_str){out->event.p + 1, out->event.n - 2});
 }
 
+/* Brackets outside strings, at their deepest. */
+static size_t nesting(struct cd_str text)
+{
+    size_t depth = 0, deepest = 0;
+    bool quoted = false;
+
+    for (size_t i = 0; i < text.n; i++) {
+        char c = text.p[i];
+
+        if (c == '"')
+            quoted = !quoted;
+        else if (quoted)
+            i += c == '\\';
+        else if (c == '[' || c == '{')
+            deepest = ++depth > deepest ? depth : deepest;
+        else if ((c == ']' || c == '}') && depth > 0)
+            depth--;
+    }
+    return deepest;
+}
+
+bool cd_json_too_deep(struct cd_str text, unsigned max_depth)
+{
+    size_t depth = nesting(text), at, n;
+
+    if (depth <= max_depth)
+        return false;
+    if (depth <= CHECKED_DEPTH)
+        return cd_json_valid(text, (unsigned)depth);
+    n = cd_json_split(text, &at);
+    return n > 0 && cd_str_trim((struct cd_str){text.p + at + n, text.n - at - n}).n == 0;
+}
+
+void cd_sio_fail_depth(struct cd_err *err)
+{
+    cd_fail(err, CD_E_NOT_JSON, "The message is nested more than %d levels deep.", CD_SIO_JSON_DEPTH);
+}
+
+/* An event that is in order but for its depth still has its name, so that it can be answered. */
+static bool deep_event(struct cd_sio_packet *out)
+{
+    char space[CD_SIO_EVENT_MAX];
+    struct cd_str rest;
+    size_t at, n;
+
+    if ((out->type != CD_SIO_EVENT && out->type != CD_SIO_BINARY_EVENT) ||
+        out->data.p[0] != '[' || !cd_json_too_deep(out->data, CD_SIO_JSON_DEPTH + 1))
+        return false;
+    rest = (struct cd_str){out->data.p + 1, out->data.n - 1};
+    n = cd_json_value(rest, 1, &at);
+    out->event = (struct cd_str){rest.p + at, n};
+    if (n == 0 || (out->event.p[0] != '"' && cd_json_kind(out->event) != CD_JSON_NUMBER))
+        return false;
+    out->too_deep = true;
+    return !reserved(cd_sio_event_name(out->event, space, sizeof(space)));
+}
+
 static bool data_fits(struct cd_sio_packet *out)
 {
     enum cd_json_kind kind = CD_JSON_BAD;
@@ -195,7 +253,7 @@ static bool data_fits(struct cd_sio_packet *out)
         return true;
     if (out->data.n > 0) {
         if (!cd_json_valid(out->data, CD_SIO_JSON_DEPTH + 1))
-            return false;
+            return deep_event(out);
         kind = cd_json_kind(out->data);
     }
     switch (out->type) {

@@ -35,6 +35,7 @@ struct cd_sio_packet {
     struct cd_str data;   /* raw JSON; n == 0: none */
     struct cd_str event;  /* events: the first element, raw: "a string" or a number */
     struct cd_str payload; /* events: the second element; "{}" when there is none */
+    bool too_deep;         /* events: nested beyond CD_SIO_JSON_DEPTH; the payload is not to be had */
 };
 
 /** Cut the next packet off an Engine.IO polling payload (packets joined by 0x1e).
@@ -68,6 +69,10 @@ void cd_sio_add_refused(struct cd_buf *b, const struct cd_err *err);
 /** 44/ns,{"message":"Invalid namespace"} */
 void cd_sio_add_no_namespace(struct cd_buf *b, struct cd_str ns);
 
+/** Is @p text refused for its nesting alone? For what cd_json_valid() has refused. */
+bool cd_json_too_deep(struct cd_str text, unsigned max_depth);
+/** CD_E_NOT_JSON in words that name the depth taken. */
+void cd_sio_fail_depth(struct cd_err *err);
 /** Append ",member,member" of a JSON object's text; nothing when it has none. */
 void cd_json_add_members(struct cd_buf *b, struct cd_str object);
 /** Append ","errcode":...,"error":..." and what else @p err has to say. */

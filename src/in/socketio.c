@@ -141,9 +141,17 @@ static bool take_disconnect(struct sio *sio)
 static bool take_event(struct sio *sio, const struct cd_sio_packet *packet)
 {
     char space[CD_SIO_EVENT_MAX];
+    struct cd_str name = cd_sio_event_name(packet->event, space, sizeof(space));
 
-    cd_sock_deliver(&sio->sock, cd_sio_event_name(packet->event, space, sizeof(space)),
-                    packet->payload, packet->id);
+    if (packet->too_deep) {
+        struct cd_ack ack = cd_sock_ack(&sio->sock, name, packet->id);
+        struct cd_err err;
+
+        cd_sio_fail_depth(&err);
+        cd_ack_fail(&ack, &err, NULL);
+    } else {
+        cd_sock_deliver(&sio->sock, name, packet->payload, packet->id);
+    }
     return true;
 }
 

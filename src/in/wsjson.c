@@ -5,6 +5,7 @@
  * Why:  the API contract, section 4, last line.
  * State: one object a connection, embedding its socket. Owns: those, until on_close. Blocks: never.
  */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -235,6 +236,34 @@ static void take_message(struct conn *c, const char *type, struct cd_str message
         take_event(c, type, message);
 }
 
+/** What is no JSON is not read further; of what is only too deep, type and id tell whom to answer. */
+static void refuse_text(struct conn *c, struct cd_str message)
+{
+    char type[CD_SIO_EVENT_MAX] = "";
+    struct cd_str value;
+    long long id = -1;
+    struct cd_ack ack;
+    struct cd_err err;
+
+    if (!cd_json_too_deep(message, CD_SIO_JSON_DEPTH)) {
+        complain(c, "", CD_E_NOT_JSON, "The message is not valid JSON.");
+        return;
+    }
+    cd_sio_fail_depth(&err);
+    if (cd_json_valid(message, UINT_MAX) && cd_json_kind(message) == CD_JSON_OBJECT) {
+        if (cd_json_find(message, "type", &value) && cd_json_text(value, type, sizeof(type)) < 0)
+            type[0] = '\0';
+        if (cd_json_find(message, "id", &value) && !cd_json_int(value, &id))
+            id = -1;
+    }
+    if (c->sock.state != CD_SOCK_JOINED || id < 0) {
+        complain(c, type, CD_E_NOT_JSON, err.text);
+        return;
+    }
+    ack = cd_sock_ack(&c->sock, cd_str_of(type), id);
+    cd_ack_fail(&ack, &err, NULL);
+}
+
 static void on_text(void *user, char *text, size_t n)
 {
     struct conn *c = user;
@@ -245,7 +274,7 @@ static void on_text(void *user, char *text, size_t n)
     if (c->closing)
         return;
     if (!cd_json_valid(message, CD_SIO_JSON_DEPTH))
-        complain(c, "", CD_E_NOT_JSON, "The message is not valid JSON.");
+        refuse_text(c, message);
     else if (cd_json_kind(message) != CD_JSON_OBJECT || !cd_json_find(message, "type", &value) ||
              cd_json_text(value, type, sizeof(type)) < 0)
         complain(c, "", CD_E_BAD_JSON, "The message must be an object with a type.");
