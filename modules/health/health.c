@@ -32,12 +32,21 @@ static enum cd_rc version(void *self, struct cd_req *req)
     return reply(req, 200, &b);
 }
 
+/* As far as the last requests of any kind, and the last event sent, have shown. */
+static bool homeserver_up(const struct cd_core *core)
+{
+    struct cd_outbox_stats out = {.homeserver_up = true};
+
+    if (core->outbox)
+        cd_outbox_stats(core->outbox, &out);
+    return out.homeserver_up && (!core->fetch || cd_fetch_reachable(core->fetch));
+}
+
 /* 200 with what is away; 503 only while starting or draining. */
 static enum cd_rc ready(void *self, struct cd_req *req)
 {
     const struct cd_core *core = self;
     struct cd_store_stats store;
-    struct cd_outbox_stats out;
     const char *sep = "";
     bool ok = core->ready && !core->draining;
     struct cd_buf b;
@@ -50,11 +59,8 @@ static enum cd_rc ready(void *self, struct cd_req *req)
         cd_buf_adds(&b, "\"postgresql\"");
         sep = ",";
     }
-    if (core->outbox) {
-        cd_outbox_stats(core->outbox, &out);
-        if (!out.homeserver_up)
-            cd_buf_addf(&b, "%s\"homeserver\"", sep);
-    }
+    if (!homeserver_up(core))
+        cd_buf_addf(&b, "%s\"homeserver\"", sep);
     cd_buf_adds(&b, "]}");
     return reply(req, ok ? 200 : 503, &b);
 }
@@ -69,6 +75,7 @@ void cd_metric(struct cd_buf *b, const char *name, const char *type, const char 
 static void call_metrics(struct cd_buf *b, struct cd_core *core)
 {
     unsigned live[CD_STATUS_COUNT] = {0};
+    struct cd_auth_stats auth = {0};
     size_t pos = 0;
     const struct cd_live *l;
 
@@ -90,8 +97,10 @@ static void call_metrics(struct cd_buf *b, struct cd_core *core)
            (double)core->counts.ignored);
     cd_metric(b, "signals_total", "counter", "Offers, answers and candidates relayed.",
            (double)core->counts.signals);
+    if (core->auth)
+        cd_auth_stats(core->auth, &auth);
     cd_metric(b, "rate_limited_total", "counter", "Requests refused by a rate limit.",
-           (double)core->counts.rate_limited);
+           (double)(core->counts.rate_limited + auth.limited));
 }
 
 static void memory_metrics(struct cd_buf *b)

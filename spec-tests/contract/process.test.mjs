@@ -11,6 +11,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { FakeHomeserver } from '../lib/fake-homeserver.mjs';
 import { until } from '../lib/until.mjs';
 import { Raw, soon, WsClient } from './transport.mjs';
 
@@ -107,6 +108,42 @@ test('health, readiness and version need no token, and each role serves its own'
   assert.equal(metrics.status, 200);
   assert.match(metrics.text, /^calld_calls_live\{status="ringing"\} 0$/m);
   assert.match(metrics.text, /^calld_memory_limit_bytes 536870912$/m);
+  assert.equal(await daemon.stop(), 0);
+});
+
+test('readiness names a homeserver that is away, until it answers again', async (t) => {
+  const homeserver = await FakeHomeserver.start({ serverName: 'test' });
+  t.after(() => homeserver.stop());
+  const daemon = await start({ 'matrix.homeserver_url': homeserver.url });
+  const degraded = async () => (await (await get(daemon.port, '/ready')).json()).degraded;
+  const ask = async () => (await get(daemon.port, '/api/calls/active',
+    { headers: { authorization: `Bearer ${homeserver.addToken('@a:test')}` } })).status;
+  assert.deepEqual(await degraded(), []);
+  await homeserver.goAway();
+  assert.equal(await ask(), 503);
+  assert.deepEqual(await degraded(), ['homeserver']);
+  assert.equal((await get(daemon.port, '/ready')).status, 200);
+  await homeserver.comeBack();
+  await until(async () => await ask() === 200, { what: 'an answer' });
+  await until(async () => (await degraded()).length === 0, { what: 'the homeserver to count as there' });
+  homeserver.fault(/whoami/, { status: 502, body: {} });
+  assert.equal(await ask(), 503);
+  assert.deepEqual(await degraded(), ['homeserver']);
+  assert.equal(await daemon.stop(), 0);
+});
+
+test('refusals of made-up tokens count as rate limited', async (t) => {
+  const homeserver = await FakeHomeserver.start({ serverName: 'test' });
+  t.after(() => homeserver.stop());
+  const daemon = await start({ 'matrix.homeserver_url': homeserver.url, 'limits.failed_tokens_per_minute': '3' });
+  let limited = 0;
+  for (let i = 0; i < 12; i++) {
+    const { status } = await get(daemon.port, '/api/calls/active', { headers: { authorization: `Bearer made-up-${i}` } });
+    if (status === 429) limited += 1;
+  }
+  assert.ok(limited > 0);
+  const { text } = await overSocket(daemon.sections.server.control_socket, '/metrics');
+  assert.equal(text.match(/^calld_rate_limited_total (\d+)$/m)[1], String(limited));
   assert.equal(await daemon.stop(), 0);
 });
 

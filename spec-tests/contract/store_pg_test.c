@@ -161,6 +161,45 @@ static void a_lost_answer_is_not_a_lost_change(void)
     proxy_done(&p);
 }
 
+/* A hung server and a swallowed answer look the same from here: the connection stands. */
+static void a_server_that_hangs_is_not_connected(void)
+{
+    struct proxy p;
+    struct cd_store *s;
+    struct cd_call *c = kit_call("!hung:x", "@a:x", "@b:x");
+    struct kit_commit r;
+    struct kit_done ready;
+    struct cd_store_stats st;
+
+    if (!CHECK(proxy_init(&p, atoi(part_port))) || !CHECK(proxy_listen(&p)))
+        return;
+    s = open_at(url_at("127.0.0.1", p.port), kit_schema, 0, &ready);
+    UNTIL(ready.done);
+    CHECK_INT(kit_put(s, kit_change(c, 0)), CD_STORE_OK);
+    s->ops->stats(s, &st);
+    CHECK(st.connected);
+    proxy_swallow(&p, true);
+    c->status = CD_ACCEPTED;
+    kit_submit(s, kit_change(c, c->version), &r);
+    s->ops->stats(s, &st);
+    CHECK(st.connected); /* not yet */
+    do {
+        await_yield();
+        s->ops->stats(s, &st);
+    } while (st.connected && !r.done);
+    CHECK(!r.done);
+    CHECK_INT(st.reconnects, 0);
+    proxy_swallow(&p, false);
+    proxy_cut_all(&p);
+    UNTIL(r.done);
+    CHECK_INT(r.rc, CD_STORE_OK);
+    s->ops->stats(s, &st);
+    CHECK(st.connected);
+    cd_call_free(c);
+    s->ops->close(s);
+    proxy_done(&p);
+}
+
 /* Loads that were under way are asked again. */
 static void a_lost_read_is_read_again(void)
 {
@@ -402,6 +441,7 @@ static void all(void)
 {
     TAP_RUN(a_killed_backend_costs_nothing);
     TAP_RUN(a_lost_answer_is_not_a_lost_change);
+    TAP_RUN(a_server_that_hangs_is_not_connected);
     TAP_RUN(a_lost_read_is_read_again);
     TAP_RUN(two_stores_race_and_one_wins);
     TAP_RUN(what_arrives_meanwhile_shares_a_batch);

@@ -45,6 +45,7 @@ struct cd_fetch_pool {
     size_t n_flights;
     uint64_t last_id;
     bool closing;
+    bool unreachable; /* the last request that ended got no answer, or one of 500 and more */
 };
 
 /* --- flights ------------------------------------------------------------------------------ */
@@ -97,6 +98,15 @@ static long retry_after_ms(struct flight *f, long status)
     return ms > MAX_RETRY_AFTER_S * 1000LL ? MAX_RETRY_AFTER_S * 1000L : (long)ms;
 }
 
+/* An answer that is too large is one as well; what ends by our own stop tells nothing. */
+static void note_reachable(struct flight *f, long status)
+{
+    if (f->too_large)
+        curl_easy_getinfo(f->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (!f->pool->closing)
+        f->pool->unreachable = status <= 0 || status >= 500;
+}
+
 /* Tell the owner and forget the flight. The callback may start and cancel others. */
 static void finish(struct flight *f, const char *error)
 {
@@ -112,6 +122,7 @@ static void finish(struct flight *f, const char *error)
     } else if (!error) {
         res.error = "no status line";
     }
+    note_reachable(f, status);
     /* Cancelling this very flight from its callback must find nothing. */
     f->id = 0;
     f->pool->n_flights--;
@@ -334,6 +345,11 @@ uint64_t cd_fetch(struct cd_fetch_pool *pool, const struct cd_fetch_req *req, cd
         return 0;
     }
     return f->id;
+}
+
+bool cd_fetch_reachable(const struct cd_fetch_pool *pool)
+{
+    return !pool->unreachable;
 }
 
 void cd_fetch_cancel(struct cd_fetch_pool *pool, uint64_t id)

@@ -36,6 +36,8 @@ void cd_fetch_free(struct cd_fetch_pool *pool); /* callbacks of open requests ge
 /** Start. @return an id for cd_fetch_cancel, 0 when it could not start (callback not called) */
 uint64_t cd_fetch(struct cd_fetch_pool *pool, const struct cd_fetch_req *req, cd_fetch_fn fn,
                   void *arg);
+/** Did the last request that ended get an HTTP answer below 500? true before the first. */
+bool cd_fetch_reachable(const struct cd_fetch_pool *pool);
 void cd_fetch_cancel(struct cd_fetch_pool *pool, uint64_t id); /* callback not called */
 
 #endif

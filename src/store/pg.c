@@ -14,6 +14,7 @@
 
 #define TICK_MS 500
 #define BATCH_WAIT_MS 20000 /* for a batch's results; the server gives a statement up after 10 s */
+#define HANG_MS 2000 /* a change that waits longer: the database counts as away */
 #define PURGE_MS (60 * 60 * 1000)
 #define SLOTS 4096 /* of the set of calls in a batch */
 
@@ -383,12 +384,22 @@ static void flush(struct cd_store *b, cd_done_fn fn, void *arg)
     submit(s, op);
 }
 
+/* A server that hangs keeps its connection: what waits too long for its answer tells. */
+static bool hangs(const struct pg_store *s)
+{
+    bool writing = s->phase == PG_GROUP || s->phase == PG_SINGLES || s->phase == PG_DIAG;
+    int64_t now = cd_mono_ms();
+
+    return (writing && now - s->sent_ms > HANG_MS) || (s->head && now - s->head->queued_ms > HANG_MS);
+}
+
 static void stats(const struct cd_store *b, struct cd_store_stats *out)
 {
     const struct pg_store *s = (const struct pg_store *)(const void *)b;
     uint64_t connects = cd_pgconn_connects(s->write);
 
     *out = s->stats;
+    out->connected = s->stats.connected && !hangs(s);
     out->queue_now = s->n_queued + s->n_batch;
     out->reconnects = connects ? connects - 1 : 0;
 }

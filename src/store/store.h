@@ -132,7 +132,7 @@ typedef void (*cd_done_fn)(void *arg, enum cd_store_rc rc);
 
 struct cd_store_stats {
     uint64_t commits, batches, batch_reruns, lost_races, reconnects, queue_now, reads;
-    bool connected;
+    bool connected; /* and answers: nothing has waited for longer than 2 s */
 };
 
 struct cd_store_ops {
