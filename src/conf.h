@@ -19,7 +19,7 @@ struct cd_conf {
         bool call_test, query_token;
     } server;
     struct {
-        char *url, *schema;
+        char *url, *schema, *spool_dir;
         bool auto_migrate;
     } database;
     struct {

@@ -200,24 +200,33 @@ static void check_matrix(struct conf_load *l, struct cd_conf *c)
         cd_conf_warn(l, "matrix.server_name", "not set: local users cannot be told from others");
 }
 
-/* A database without a key for its tokens: the state directory gets one. */
-static void default_seal_key(struct conf_load *l, struct cd_conf *c)
+/* A path that stands nowhere is one in the state directory. */
+static void default_in_state(struct conf_load *l, char **path, const char *name)
 {
     const char *state = cd_conf_getenv(l, "STATE_DIRECTORY");
     size_t n = state ? strcspn(state, ":") : 0;
     struct cd_buf b;
 
-    if (filled(c->matrix.seal_key_file) || !filled(c->database.url))
+    if (filled(*path))
         return;
     cd_buf_init(&b, 4096);
     if (n)
         cd_buf_add(&b, state, n);
     else
         cd_buf_adds(&b, STATE_DIRECTORY_DEFAULT);
-    cd_buf_adds(&b, "/seal.key");
+    cd_buf_adds(&b, name);
     if (b.p && !b.failed)
-        cd_conf_set_text(&c->matrix.seal_key_file, b.p);
+        cd_conf_set_text(path, b.p);
     cd_buf_done(&b);
+}
+
+/* A database without a key for its tokens, without a place for what it cannot take now. */
+static void settle_database(struct conf_load *l, struct cd_conf *c)
+{
+    if (!filled(c->database.url))
+        return;
+    default_in_state(l, &c->matrix.seal_key_file, "/seal.key");
+    default_in_state(l, &c->database.spool_dir, "/spool");
 }
 
 /* Does one address stand in both lists? Port 0 never collides. */
@@ -258,5 +267,5 @@ void cd_conf_cross(struct conf_load *l, struct cd_conf *c)
     check_server(l, c);
     check_ice(l, c);
     check_matrix(l, c);
-    default_seal_key(l, c);
+    settle_database(l, c);
 }

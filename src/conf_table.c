@@ -64,6 +64,10 @@ const struct conf_key cd_conf_keys[] = {
     TEXT(database, schema, CONF_FILLED, "calld", "lower case letters, digits and _, at most 63",
          cd_conf_is_identifier, "Schema of the daemon's tables."),
     BOOL(database, auto_migrate, 0, "yes", "Apply missing migrations at start."),
+    TEXT(database, spool_dir, 0, "", "a path", NULL,
+         "What PostgreSQL cannot take while it is away is kept here, on a local disk; each daemon "
+         "needs a directory of its own. Empty: spool in the service's state directory, or in "
+         "/var/lib/matrix-calld."),
 
     TEXT(matrix, homeserver_url, 0, "http://127.0.0.1:8008", "http://... or https://...",
          cd_conf_is_http_url, "Client API of the homeserver, as seen from here."),

@@ -18,6 +18,7 @@
 #include "in/listener.h"
 #include "in/ws.h"
 #include "live.h"
+#include "store/spool_dir.h"
 
 #define MAX_LISTENERS 16
 #define DRAIN_MS 8000      /* of the 10 s that a service manager is promised */
@@ -28,6 +29,7 @@ struct daemon {
     const char *conf_path;
     struct cd_listener *listeners[MAX_LISTENERS];
     size_t n_listeners;
+    struct cd_spool_dir spool;
     struct cd_timer drain;
     int64_t drain_until_ms; /* monotonic */
     bool flushed;
@@ -210,7 +212,8 @@ static void start_from_memory(void *arg)
 static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
 {
     struct cd_core *core = &d->core;
-    struct cd_pg_conf pg = {.url = core->conf->database.url, .schema = core->conf->database.schema};
+    struct cd_pg_conf pg = {.url = core->conf->database.url, .schema = core->conf->database.schema,
+                            .node = d->spool.node};
 
     core->persistent = pg.url[0] != '\0';
     if (core->persistent) {
@@ -235,6 +238,13 @@ static enum cd_rc open_seal(struct cd_core *core, struct cd_err *err)
         return core->seal ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, NULL);
     }
     return cd_seal_open(f->matrix.seal_key_file, f->matrix.seal_key_file_previous, &core->seal, err);
+}
+
+static enum cd_rc open_spool(struct daemon *d, struct cd_err *err)
+{
+    const struct cd_conf *f = d->core.conf;
+
+    return f->database.url[0] ? cd_spool_dir_open(f->database.spool_dir, &d->spool, err) : CD_OK;
 }
 
 static enum cd_rc migrate_at_start(const struct cd_conf *f, struct cd_err *err)
@@ -460,6 +470,7 @@ static void close_all(struct daemon *d)
     cd_fetch_free(core->fetch);
     if (core->store)
         core->store->ops->close(core->store);
+    cd_spool_dir_close(&d->spool);
     cd_http_free(core->http);
     cd_tokens_free(core);
     cd_loop_free(core->loop);
@@ -480,7 +491,8 @@ static enum cd_rc assemble(struct daemon *d, struct cd_err *err)
     enum cd_rc rc;
 
     core->no_homeserver = core->conf->matrix.homeserver_url[0] == '\0';
-    if ((rc = open_seal(core, err)) != CD_OK || (rc = migrate_at_start(core->conf, err)) != CD_OK)
+    if ((rc = open_seal(core, err)) != CD_OK || (rc = open_spool(d, err)) != CD_OK ||
+        (rc = migrate_at_start(core->conf, err)) != CD_OK)
         return rc;
     setup_sockets(core);
     core->loop = cd_loop_new(&lc);

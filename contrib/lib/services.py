@@ -286,6 +286,7 @@ class Daemon:
             "matrix.homeserver_url": synapse.url,
             "matrix.server_name": SERVER_NAME,
             "matrix.registration": self.registration,
+            "database.spool_dir": os.path.join(self.directory, "spool"),
             "matrix.seal_key_file": os.path.join(self.directory, "seal.key"),
             "ice.stun_urls": coturn.stun_uri,
             "ice.turn_mode": "secret",

@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
@@ -110,7 +110,8 @@ async function another(changes) {
   const config = join(directory, 'calld.conf');
   let text = readFileSync(stack.info.config, 'utf8');
   const settings = { 'server.listen': '127.0.0.1:0', 'server.appservice_listen': '127.0.0.1:0',
-    'server.control_socket': join(directory, 'control.sock'), ...changes };
+    'server.control_socket': join(directory, 'control.sock'), 'database.spool_dir': join(directory, 'spool'),
+    ...changes };
   for (const [name, value] of Object.entries(settings)) {
     const [section, key] = name.split('.');
     text = `${text.replace(new RegExp(`^${key} *=.*\n`, 'm'), '')}\n[${section}]\n${key} = ${value}\n`;
@@ -161,6 +162,16 @@ test('database.auto_migrate = yes makes the schema, and the key files are read',
   const without = await another({ ...settings, 'matrix.seal_key_file_previous': `${sealKey}.gone` });
   assert.notEqual(await without.end(), 0);
   assert.ok(without.said.stderr.includes(`${sealKey}.gone`), without.said.stderr);
+});
+
+test('database.spool_dir serves one daemon; a file in its place is refused', limit, async () => {
+  const directory = join(dirname(stack.info.config), 'spool');
+  const second = await another({ 'database.spool_dir': directory });
+  assert.notEqual(await second.end(), 0);
+  assert.ok(second.said.stderr.includes(`${directory} is in use by another matrix-calld`), second.said.stderr);
+  const third = await another({ 'database.spool_dir': stack.info.config });
+  assert.notEqual(await third.end(), 0);
+  assert.match(third.said.stderr, /spool_dir .*: cannot open the directory/);
 });
 
 test('no database, or no registration, where the settings say: an error that names it', limit, async () => {

@@ -202,6 +202,7 @@ static void environment_beats_alias_beats_file(void)
         CHECK_STR(c->server.trust_proxy, "true");
         CHECK_STR(c->database.url, "postgresql://file/db");
         CHECK_STR(c->matrix.seal_key_file, "/var/lib/matrix-calld/seal.key");
+        CHECK_STR(c->database.spool_dir, "/var/lib/matrix-calld/spool");
     }
     cd_conf_free(c);
     c = load(text, both);
@@ -235,6 +236,7 @@ static void takes_every_alias(void)
         CHECK_STR(c->ice.stun_urls, "stun:a:1,stun:b:2");
         CHECK_STR(c->server.trust_proxy, "10.0.0.0/8 ::1");
         CHECK_STR(c->matrix.seal_key_file, "/state/seal.key");
+        CHECK_STR(c->database.spool_dir, "/state/spool");
     }
     cd_conf_free(c);
     c = load(NULL, two);

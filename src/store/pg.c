@@ -540,7 +540,10 @@ struct cd_store *cd_store_pg_open(struct cd_loop *loop, const struct cd_pg_conf 
     s->ready_fn = ready;
     s->ready_arg = arg;
     s->next_mark = 1;
-    cd_id_alnum(CD_PARTY_ID_LEN, s->owner);
+    if (conf->node)
+        snprintf(s->owner, sizeof s->owner, "%s", conf->node);
+    else
+        cd_id_alnum(CD_PARTY_ID_LEN, s->owner);
     s->later = cd_later_new(loop);
     if (!s->later || !open_connections(s, conf) ||
         cd_timer_set(loop, &s->tick, TICK_MS, tick, s) < 0 ||

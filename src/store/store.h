@@ -182,6 +182,8 @@ struct cd_pg_conf {
     const char *url;    /* libpq URI or conninfo */
     const char *schema; /* "calld" */
     size_t max_queue;   /* changes waiting, 0: 20000 */
+    const char *node;   /* stable owner id of this installation, CD_PARTY_ID_LEN letters and digits;
+                         * NULL: a random one */
 };
 /** Starts connecting; commits wait until it has. @param ready  called once, when the first connection
  * stands (CD_STORE_OK) or failed (CD_STORE_DOWN; it goes on trying) */
