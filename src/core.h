@@ -277,6 +277,7 @@ struct cd_core {
     int64_t started_mono;
     bool relieving; /* a queue is about to be closed for want of memory */
     bool ready, draining, no_homeserver, persistent;
+    bool dev; /* started as --dev */
 };
 
 extern const struct cd_module *const cd_modules[]; /* NULL-terminated: module_table.c */

@@ -148,6 +148,8 @@ static void say_ready(struct daemon *d)
     cd_log(CD_LOG_INFO, "daemon", "daemon.ready", NULL, "ready after %lld ms, loop on %s, store %s",
            (long long)(cd_mono_ms() - d->core.started_mono), cd_loop_backend(d->core.loop),
            d->core.store->ops->name);
+    for (size_t i = 0; d->core.dev && i < d->n_listeners; i++)
+        printf("listening on http://%s\n", cd_listener_address(d->listeners[i]));
     puts("ready");
     fflush(stdout);
 }
@@ -228,12 +230,13 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
     return core->store ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, "the store could not be opened");
 }
 
-/* The key that seals tokens in the database; without a database one of this process alone. */
+/* The key that seals tokens in the database; without a database, or as --dev, one of
+ * this process alone. */
 static enum cd_rc open_seal(struct cd_core *core, struct cd_err *err)
 {
     const struct cd_conf *f = core->conf;
 
-    if (!f->database.url[0]) {
+    if (!f->database.url[0] || core->dev) {
         core->seal = cd_seal_ephemeral();
         return core->seal ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, NULL);
     }
@@ -330,6 +333,7 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
         .whoami_in_flight = (unsigned)f->limits.whoami_in_flight,
         .failed_tokens_per_minute = (unsigned)f->limits.failed_tokens_per_minute,
         .query_token = f->server.query_token,
+        .dev = core->dev,
     };
 
     core->fetch = cd_fetch_new(core->loop);
@@ -339,6 +343,8 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
                              : NULL;
     if (!core->rooms)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
+    if (core->dev)
+        cd_rooms_dev(core->rooms);
     cd_http_set_auth(core->http, cd_auth_http, core->auth);
     return cd_sock_add_routes(core->loop, core->http);
 }
@@ -505,7 +511,7 @@ static enum cd_rc assemble(struct daemon *d, struct cd_err *err)
     return start_modules(core, err);
 }
 
-int cd_daemon_run(struct cd_conf *conf, const char *conf_path)
+int cd_daemon_run(struct cd_conf *conf, const char *conf_path, bool dev)
 {
     struct daemon *d = calloc(1, sizeof(*d));
     struct cd_err err = {0};
@@ -513,6 +519,7 @@ int cd_daemon_run(struct cd_conf *conf, const char *conf_path)
     if (!d)
         return 1;
     d->core.conf = conf;
+    d->core.dev = dev;
     d->conf_path = conf_path;
     d->core.started_at = cd_wall_ms();
     d->core.started_mono = cd_mono_ms();

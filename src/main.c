@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/secret.h"
 #include "daemon.h"
+#include "dev.h"
 #include "registration.h"
 #include "store/store.h"
 
@@ -27,12 +28,17 @@ static const char usage_text[] =
     "\n"
     "options:\n"
     "  -c, --config FILE   configuration file\n"
+    "  --dev               without a homeserver, for load tests and client developers: the token\n"
+    "                      dev_NAME is @NAME:dev; loopback only; settings from the environment\n"
+    "  --listen ADDRESS    with --dev: where to listen, by default 127.0.0.1:3000\n"
     "  -V, --version       print the version\n"
     "  -h, --help          print this text\n";
 
 struct invocation {
     const char *conf_path;
+    const char *listen;  /* of --dev; NULL: not given */
     const char *command; /* NULL: the daemon */
+    bool dev;
     int argc;            /* the command's own arguments, argv[0] is its name */
     char **argv;
 };
@@ -53,6 +59,12 @@ static int parse_args(int argc, char **argv, struct invocation *inv)
             if (++i == argc)
                 return usage_error("a file must follow", a);
             inv->conf_path = argv[i];
+        } else if (strcmp(a, "--dev") == 0) {
+            inv->dev = true;
+        } else if (strcmp(a, "--listen") == 0) {
+            if (++i == argc)
+                return usage_error("an address must follow", a);
+            inv->listen = argv[i];
         } else if (strcmp(a, "-V") == 0 || strcmp(a, "--version") == 0) {
             puts("matrix-calld " PACKAGE_VERSION);
             return 0;
@@ -163,6 +175,45 @@ static enum cd_log_level level_of(const char *name)
     return CD_LOG_INFO;
 }
 
+static int usable_dev(const struct invocation *inv)
+{
+    if (inv->listen && !inv->dev)
+        return usage_error("--listen goes with --dev; otherwise server.listen says where", NULL);
+    if (inv->dev && inv->command)
+        return usage_error("--dev is the daemon and takes no command, not", inv->command);
+    if (inv->dev && inv->conf_path)
+        return usage_error("--dev takes its settings from the environment, not from", inv->conf_path);
+    return -1;
+}
+
+static int run_dev(const struct invocation *inv)
+{
+    char **env = cd_dev_environ(environ, inv->listen), *said = NULL;
+    struct cd_conf *conf = NULL;
+    struct cd_err err = {0};
+    size_t n = 0;
+    FILE *problems = env ? open_memstream(&said, &n) : NULL;
+
+    if (!problems)
+        return 1;
+    environ = env;
+    enum cd_rc rc = cd_conf_load(NULL, environ, &conf, problems, &err);
+    fclose(problems); /* warnings of missing registrations are no news here */
+    if (rc != CD_OK)
+        fputs(said ? said : "", stderr);
+    free(said);
+    if (rc != CD_OK)
+        return 1;
+    if (cd_dev_check(conf, &err) != CD_OK) {
+        fprintf(stderr, "matrix-calld: %s\n", err.text);
+        cd_conf_free(conf);
+        return 1;
+    }
+    cd_dev_banner(stderr, conf);
+    cd_log_setup(level_of(conf->log.level), strcmp(conf->log.format, "text") != 0);
+    return cd_daemon_run(conf, NULL, true);
+}
+
 static int run_daemon(const struct invocation *inv)
 {
     struct cd_conf *conf = NULL;
@@ -170,7 +221,7 @@ static int run_daemon(const struct invocation *inv)
     if (load(inv, &conf) != 0)
         return 1;
     cd_log_setup(level_of(conf->log.level), strcmp(conf->log.format, "text") != 0);
-    return cd_daemon_run(conf, inv->conf_path);
+    return cd_daemon_run(conf, inv->conf_path, false);
 }
 
 static const struct {
@@ -190,6 +241,8 @@ int main(int argc, char **argv)
     struct invocation inv = {0};
     int status = parse_args(argc, argv, &inv);
 
+    if (status < 0)
+        status = usable_dev(&inv);
     if (status >= 0)
         return status;
     if (cd_secret_init() != 0) {
@@ -197,7 +250,7 @@ int main(int argc, char **argv)
         return 1;
     }
     if (!inv.command)
-        return run_daemon(&inv);
+        return inv.dev ? run_dev(&inv) : run_daemon(&inv);
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
         if (strcmp(commands[i].name, inv.command) != 0)
             continue;

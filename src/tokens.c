@@ -164,7 +164,7 @@ void cd_tokens_restore(struct cd_core *core, const char *user)
 {
     struct unsealing *u = calloc(1, sizeof(*u));
 
-    if (!u || held_get(core, user) || !core->seal || !(u->user = strdup(user))) {
+    if (!u || held_get(core, user) || !core->seal || core->dev || !(u->user = strdup(user))) {
         free(u);
         return;
     }

@@ -1,6 +1,7 @@
 /* initiate.c -- a call begins: who is called, is it allowed, the row, the offer. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/budget.h"
 #include "base/clock.h"
@@ -13,6 +14,7 @@ struct wanted {
     struct cd_op *op;
     char room_id[CD_MAX_ID + 1];
     char invitee[CD_MAX_ID + 1];
+    struct cd_room_member named; /* the invitee, whom the room's view does not list */
     enum cd_type type;
     unsigned ring_seconds;
 };
@@ -67,6 +69,13 @@ static const struct cd_room_member *find_member(const struct cd_room_view *room,
     return NULL;
 }
 
+static bool is_dev_user(const char *user)
+{
+    size_t n = strlen(user);
+
+    return user[0] == '@' && n > 5 && strcmp(user + n - 4, ":dev") == 0;
+}
+
 /* @return the callee, or NULL with op->err filled */
 static const struct cd_room_member *choose_callee(struct cd_op *op, const struct wanted *w,
                                                   const struct cd_room_view *room)
@@ -75,6 +84,8 @@ static const struct cd_room_member *choose_callee(struct cd_op *op, const struct
 
     if (w->invitee[0]) {
         callee = find_member(room, w->invitee);
+        if (!callee && room->everybody && is_dev_user(w->invitee))
+            callee = &w->named;
         if (!callee)
             cd_fail(&op->err, CD_E_INVALID_PARAM, "invitees: %s is not a joined member of this room.", w->invitee);
         return callee;
@@ -85,7 +96,8 @@ static const struct cd_room_member *choose_callee(struct cd_op *op, const struct
                     "invitees is required: this room has %zu joined members, so name the one to call.",
                     room->n_joined);
         else
-            cd_fail(&op->err, CD_E_INVALID_PARAM, "There is nobody else in this room to call.");
+            cd_fail(&op->err, CD_E_INVALID_PARAM, "There is nobody else in this room to call%s.",
+                    room->everybody ? " yet: name one in invitees" : "");
         return NULL;
     }
     for (size_t i = 0; i < room->n_members; i++)
@@ -222,6 +234,7 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         cd_op_fail(op, op->err.rc);
         return;
     }
+    w.named = (struct cd_room_member){.user_id = w.invitee};
     const struct cd_room_member *callee = choose_callee(op, &w, room);
     if (!callee) {
         cd_op_fail(op, op->err.rc);
@@ -232,6 +245,8 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         cd_op_fail(op, CD_E_NO_MEMORY);
         return;
     }
+    if (room->everybody)
+        cd_rooms_dev_met(op->core->rooms, born->room_id, born->callee);
     struct cd_extra extra = {.idem = cd_op_idem(op, 201)};
     cd_tokens_hold(op->core, op->who);
     struct cd_live *l = cd_create(op->core, born, &extra, on_created, op);

@@ -40,6 +40,7 @@ struct cd_auth_conf {
     unsigned whoami_in_flight;         /* 16 */
     unsigned failed_tokens_per_minute; /* 10, per address; 0: no limit */
     bool query_token;                  /* users may also send ?access_token= */
+    bool dev;                          /* dev_NAME is @NAME:dev, and nobody is asked */
 };
 
 struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool,

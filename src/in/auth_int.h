@@ -42,6 +42,12 @@ void cd_auth_cache_del(struct cd_auth_cache *c, const uint8_t key[16]);
 enum cd_rc cd_auth_refuse_here(const struct cd_auth_svc *a, struct cd_str token,
                                struct cd_err *err);
 
+/* --- auth_dev.c --------------------------------------------------------------------------- */
+
+/** The user that a token of --dev names: dev_NAME or dev_NAME~DEVICE.
+ * @return one reference, NULL with @p err filled */
+struct cd_principal *cd_auth_dev_user(struct cd_str token, struct cd_err *err);
+
 /* --- the service -------------------------------------------------------------------------- */
 
 struct cd_auth_check; /* one token being asked about */
@@ -53,7 +59,7 @@ struct cd_auth_svc {
     char *server_name, *as_token, *hs_token, *hs_token_previous;
     char *admin_users, *admin_token;
     unsigned max_in_flight;
-    bool query_token;
+    bool query_token, dev;
     struct cd_auth_cache cache;
     struct cd_limit *failures; /* by address */
     struct cd_map checks;      /* by hash of the token: single flight */

@@ -17,6 +17,10 @@ struct cd_rooms *cd_rooms_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
                               struct cd_store *store,
                               const char *homeserver_url, const char *server_name);
 void cd_rooms_free(struct cd_rooms *r);
+/** As --dev: from now on no homeserver is asked; each user is joined to each room !...:dev. */
+void cd_rooms_dev(struct cd_rooms *r);
+/** As --dev: this user was called in that room, and is "the other one" there from now on. */
+void cd_rooms_dev_met(struct cd_rooms *r, const char *room_id, const char *user_id);
 
 struct cd_room_member {
     const char *user_id, *display_name, *avatar_url; /* names may be NULL */
@@ -25,6 +29,7 @@ struct cd_room_member {
 struct cd_room_view {
     const char *room_id;
     bool encrypted;
+    bool everybody;                       /* as --dev: those who are not listed are joined as well */
     size_t n_joined;                      /* may exceed n_members listed */
     const struct cd_room_member *members; /* joined, at most 64 listed */
     size_t n_members;

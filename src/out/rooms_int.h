@@ -65,8 +65,15 @@ struct cd_rooms {
     size_t n_members, n_waiters;
     struct cd_timer sweep;
     struct cd_rooms **guard; /* what members_load calls back to; NULL inside once we are gone */
-    bool closing;
+    bool closing, dev;
 };
+
+enum cd_room_want { CD_WANT_VIEW, CD_WANT_JOINED };
+
+/* --- rooms_dev.c -------------------------------------------------------------------------- */
+/** The answer of --dev: whoever asks is joined. @param who  NULL: nobody, so nothing is known */
+void cd_room_dev_show(struct cd_rooms *r, struct cd_principal *who, const char *room_id, enum cd_room_want want,
+                      cd_room_fn fn, void *arg);
 
 /* --- rooms_cache.c ------------------------------------------------------------------------ */
 /** @return NULL: not known */
@@ -93,7 +100,6 @@ void cd_known_user_clear_ignored(struct cd_known_user *u);
 void cd_rooms_cache_free(struct cd_rooms *r);
 
 /* --- rooms_ask.c -------------------------------------------------------------------------- */
-enum cd_room_want { CD_WANT_VIEW, CD_WANT_JOINED };
 /** Ask with a token. @param who  NULL: with any token that is known. fn is called later or
  * within. */
 void cd_room_ask(struct cd_rooms *r, struct cd_room *room, struct cd_principal *who,
