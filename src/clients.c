@@ -308,6 +308,6 @@ static void arm_recheck(struct cd_client *c)
     uint16_t jitter;
 
     cd_random(&jitter, sizeof(jitter));
-    cd_timer_set(c->core->loop, &c->recheck, (int64_t)RECHECK_MS * 4 / 5 + (int64_t)jitter * (RECHECK_MS * 2 / 5) / 65536,
-                 recheck, c);
+    cd_timer_set(c->core->loop, &c->recheck,
+                 (int64_t)RECHECK_MS * 4 / 5 + (int64_t)jitter * (RECHECK_MS * 2 / 5) / 65536, recheck, c);
 }
