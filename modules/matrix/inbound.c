@@ -64,8 +64,7 @@ static bool is_party(const struct cd_participant *p, const struct cd_mx_in *in)
     return strcmp(p && p->party_id ? p->party_id : "", in->party) == 0;
 }
 
-/* Our own event, pushed back to us. */
-static bool is_echo(const struct cd_live *live, const struct cd_mx_in *in)
+bool cd_mx_is_echo(const struct cd_live *live, const struct cd_mx_in *in)
 {
     const struct cd_call *c = cd_live_call(live);
     const struct cd_mx *m = live->mx;
@@ -484,7 +483,7 @@ static bool is_idle(const struct cd_live *live)
 
 static void apply(const struct kind *k, struct cd_live *live, const struct cd_mx_in *in)
 {
-    if (!cd_status_final(live->cur->status) && !is_echo(live, in))
+    if (!cd_status_final(live->cur->status) && !cd_mx_is_echo(live, in))
         k->apply(live, in);
 }
 
@@ -601,4 +600,4 @@ static void on_event(void *self, struct cd_txn *txn, const struct cd_mx_event *e
     }
 }
 
-const struct cd_as_ops cd_mx_as_ops = {.on_event = on_event};
+const struct cd_as_ops cd_mx_as_ops = {.on_event = on_event, .wants = cd_mx_wants};

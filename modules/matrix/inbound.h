@@ -7,6 +7,10 @@
 
 extern const struct cd_as_ops cd_mx_as_ops; /* self is the core */
 
+/** Our own event, pushed back to us. Reads sender and party of @p in. */
+bool cd_mx_is_echo(const struct cd_live *live, const struct cd_mx_in *in);
+/** The appservice's question before it builds an event's content: is it worth that? */
+bool cd_mx_wants(void *self, const struct cd_mx_event *ev, struct cd_str raw_content);
 /** A commit of this call is through: look at the events that wait for it. */
 void cd_mx_drain_soon(struct cd_live *live, int64_t delay_ms);
 /** What a command's result means for the transaction that brought it. */
@@ -25,6 +29,8 @@ void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char
 void cd_mx_on_invite(struct cd_mx_in *in);
 /** Queue the event of a call whose invite is being looked into. @return false: no such invite */
 bool cd_mx_invite_wait(const struct cd_mx_in *in);
+/** Is the invite of the call that @p in names being looked into? Reads room and call id only. */
+bool cd_mx_invite_looks(const struct cd_mx_in *in);
 /** The module hook: somebody connected. */
 void cd_mx_on_client(struct cd_core *core, struct cd_client *client, bool connected);
 enum cd_rc cd_mx_invites_start(void);

@@ -82,6 +82,11 @@ static struct looking *find(const struct cd_mx_in *in)
     return k;
 }
 
+bool cd_mx_invite_looks(const struct cd_mx_in *in)
+{
+    return find(in) != NULL;
+}
+
 bool cd_mx_invite_wait(const struct cd_mx_in *in)
 {
     struct looking *k = find(in);
