@@ -293,6 +293,8 @@ static void recheck(void *arg)
     struct cd_client *c = arg;
     struct rechecking *r = malloc(sizeof(*r));
 
+    if (c->who->expires_at && cd_wall_ms() >= c->who->expires_at)
+        require_auth(c);
     arm_recheck(c);
     if (!r || !c->who->matrix_token) {
         free(r);
@@ -305,9 +307,13 @@ static void recheck(void *arg)
 
 static void arm_recheck(struct cd_client *c)
 {
+    int64_t wait, left;
     uint16_t jitter;
 
     cd_random(&jitter, sizeof(jitter));
-    cd_timer_set(c->core->loop, &c->recheck,
-                 (int64_t)RECHECK_MS * 4 / 5 + (int64_t)jitter * (RECHECK_MS * 2 / 5) / 65536, recheck, c);
+    wait = (int64_t)RECHECK_MS * 4 / 5 + (int64_t)jitter * (RECHECK_MS * 2 / 5) / 65536;
+    left = c->who->expires_at - cd_wall_ms(); /* a session's socket asks for a new token when it expires */
+    if (c->who->expires_at && left < wait && !c->auth_grace.due_ms)
+        wait = left > 0 ? left + 1 : 1;
+    cd_timer_set(c->core->loop, &c->recheck, wait, recheck, c);
 }

@@ -34,7 +34,7 @@ struct cd_conf {
     } ice;
     struct {
         bool enabled;
-        long ring_seconds, max_minutes, seat_seconds, max_mesh;
+        long ring_seconds, max_minutes, seat_seconds, max_mesh, session_token_seconds;
     } calls;
     struct {
         long memory_mb, connections_per_ip, sockets_per_user, whoami_in_flight,

@@ -87,8 +87,9 @@ const struct conf_key cd_conf_keys[] = {
     TEXT(matrix, as_id, 0, "", "a word", cd_conf_is_word,
          "The registration's id, when there is no registration file here."),
     TEXT(matrix, seal_key_file, 0, "", "a path", NULL,
-         "32-byte key that seals users' tokens in the database; made on the first start. Empty: "
-         "seal.key in the service's state directory, or in /var/lib/matrix-calld."),
+         "32-byte key that seals users' tokens in the database and signs session tokens; made on the first "
+         "start. Empty: seal.key in the service's state directory, or in /var/lib/matrix-calld; without "
+         "a database a key that lasts as long as the process."),
     TEXT(matrix, seal_key_file_previous, 0, "", "a path", NULL,
          "The key before it, while it is being changed."),
     BOOL(matrix, record_foreign, CONF_RELOAD, "yes",
@@ -121,6 +122,9 @@ const struct conf_key cd_conf_keys[] = {
     INT(calls, max_minutes, CONF_RELOAD, 1, 1440, 120, "Longest call [minutes]."),
     INT(calls, seat_seconds, CONF_RELOAD, 5, 300, 30,
         "How long a dropped socket keeps its seat [seconds]."),
+    INT(calls, session_token_seconds, CONF_RELOAD, 5, 86400, 900,
+        "Life of a session token, which works while homeserver and database are away [seconds]. Nothing but "
+        "the homeserver's own refusal of its Matrix token ends it earlier."),
     INT(calls, max_mesh, CONF_RELOAD, 2, 8, 6, "Participants of a mesh call."),
 
     INT(limits, memory_mb, 0, 64, 1048576, 512, "Budget for bodies, queues and caches [MiB]."),

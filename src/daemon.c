@@ -230,13 +230,13 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
     return core->store ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, "the store could not be opened");
 }
 
-/* The key that seals tokens in the database; without a database, or as --dev, one of
- * this process alone. */
+/* The key that seals tokens in the database and signs session tokens; without a file (there is one when
+ * there is a database), or as --dev, one of this process alone. */
 static enum cd_rc open_seal(struct cd_core *core, struct cd_err *err)
 {
     const struct cd_conf *f = core->conf;
 
-    if (!f->database.url[0] || core->dev) {
+    if (!f->matrix.seal_key_file[0] || core->dev) {
         core->seal = cd_seal_ephemeral();
         return core->seal ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, NULL);
     }
@@ -319,6 +319,11 @@ static enum cd_rc open_http(struct cd_core *core, struct cd_err *err)
     return core->http ? CD_OK : cd_fail(err, CD_E_INTERNAL, "the HTTP server did not start");
 }
 
+static struct cd_principal *held_token(void *arg, const char *user)
+{
+    return cd_tokens_of(arg, user);
+}
+
 static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
 {
     const struct cd_conf *f = core->conf;
@@ -334,6 +339,7 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
         .failed_tokens_per_minute = (unsigned)f->limits.failed_tokens_per_minute,
         .query_token = f->server.query_token,
         .dev = core->dev,
+        .seal = core->seal,
     };
 
     core->fetch = cd_fetch_new(core->loop);
@@ -343,6 +349,7 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
                              : NULL;
     if (!core->rooms)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
+    cd_auth_set_held(core->auth, held_token, core);
     if (core->dev)
         cd_rooms_dev(core->rooms);
     cd_http_set_auth(core->http, cd_auth_http, core->auth);

@@ -118,7 +118,7 @@ void cd_tokens_refused(struct cd_core *core, const char *user, struct cd_princip
     struct held *h = held_get(core, user);
 
     if (p->matrix_token)
-        cd_auth_forget(core->auth, cd_str_of(p->matrix_token));
+        cd_auth_refused(core->auth, cd_str_of(p->matrix_token));
     cd_rooms_token_bad(core->rooms, p);
     cd_clients_refused(core, user, p);
     if (h && h->who == p) { /* the map's entry stays: a new token takes its place */

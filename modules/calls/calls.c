@@ -50,6 +50,8 @@ static const struct cd_route routes[] = {
     POST(":id/connected", route_connected, "report that ICE is connected"),
     POST(":id/toggle-audio", route_toggle_audio, "switch the microphone"),
     POST(":id/toggle-video", route_toggle_video, "switch the camera"),
+    {CD_ROLE_PUBLIC, "POST", "/api/calls/session-token", CD_AUTH_USER, 0, calls_session_token,
+     "a short-lived token of our own"},
     GET("active", route_active, "the user's live calls"),
     GET("ice-servers", route_ice_servers, "ICE servers with fresh credentials"),
     {CD_ROLE_PUBLIC, "GET", "/api/calls/config", CD_AUTH_NONE, 0, calls_config, "what clients need to know"},

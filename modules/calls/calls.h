@@ -27,6 +27,8 @@ void calls_active(struct cd_op *op);
 void calls_ice_servers(struct cd_op *op);
 /** Public: no user. */
 enum cd_rc calls_config(void *self, struct cd_req *req);
+/** Neither parked nor kept under an Idempotency-Key: a token is no answer to be stored. */
+enum cd_rc calls_session_token(void *self, struct cd_req *req);
 void calls_auth_refresh(struct cd_core *core, struct cd_client *client, struct cd_str payload,
                         const struct cd_ack *ack);
 

@@ -14,9 +14,13 @@
 _Static_assert(CD_SEAL_OVERHEAD == crypto_secretbox_NONCEBYTES + crypto_secretbox_MACBYTES,
                "the header's overhead is libsodium's");
 
+_Static_assert(CD_SIGN_BYTES == crypto_auth_BYTES, "the header's size is libsodium's");
+_Static_assert(crypto_kdf_KEYBYTES == crypto_secretbox_KEYBYTES, "other keys are derived from the seal's");
+
 struct cd_seal {
     unsigned n_keys;
     unsigned char keys[2][crypto_secretbox_KEYBYTES]; /* the first one seals */
+    unsigned char sign_keys[2][crypto_auth_KEYBYTES], name_keys[2][32]; /* derived from them */
 };
 
 static unsigned char hash_key[32];
@@ -90,6 +94,14 @@ static enum cd_rc read_key(const char *path, bool create, unsigned char *key, st
     return rc;
 }
 
+static void derive(struct cd_seal *s)
+{
+    for (unsigned i = 0; i < s->n_keys; i++) {
+        crypto_kdf_derive_from_key(s->sign_keys[i], sizeof(s->sign_keys[i]), 1, "calldses", s->keys[i]);
+        crypto_kdf_derive_from_key(s->name_keys[i], sizeof(s->name_keys[i]), 2, "calldses", s->keys[i]);
+    }
+}
+
 struct cd_seal *cd_seal_ephemeral(void)
 {
     struct cd_seal *s = sodium_malloc(sizeof(*s));
@@ -98,6 +110,7 @@ struct cd_seal *cd_seal_ephemeral(void)
         return NULL;
     s->n_keys = 1;
     crypto_secretbox_keygen(s->keys[0]);
+    derive(s);
     return s;
 }
 
@@ -117,6 +130,7 @@ enum cd_rc cd_seal_open(const char *path, const char *path2, struct cd_seal **ou
         cd_seal_close(s);
         return rc;
     }
+    derive(s);
     *out = s;
     return CD_OK;
 }
@@ -141,6 +155,66 @@ bool cd_seal_unwrap(const struct cd_seal *seal, const uint8_t *p, size_t n, void
                                        n - crypto_secretbox_NONCEBYTES, p, seal->keys[i]) == 0)
             return true;
     return false;
+}
+
+void cd_seal_sign(const struct cd_seal *seal, const void *p, size_t n, uint8_t out[CD_SIGN_BYTES])
+{
+    crypto_auth(out, p, n, seal->sign_keys[0]);
+}
+
+bool cd_seal_signed(const struct cd_seal *seal, const void *p, size_t n, const uint8_t tag[CD_SIGN_BYTES])
+{
+    bool ok = false;
+
+    for (unsigned i = 0; i < seal->n_keys; i++)
+        ok |= crypto_auth_verify(tag, p, n, seal->sign_keys[i]) == 0;
+    return ok;
+}
+
+static void name_with(const unsigned char key[32], struct cd_str secret, uint8_t out[16])
+{
+    crypto_generichash(out, 16, (const unsigned char *)secret.p, secret.n, key, 32);
+}
+
+void cd_seal_name(const struct cd_seal *seal, struct cd_str secret, uint8_t out[16])
+{
+    name_with(seal->name_keys[0], secret, out);
+}
+
+bool cd_seal_named(const struct cd_seal *seal, struct cd_str secret, const uint8_t name[16])
+{
+    uint8_t mine[16];
+    bool ok = false;
+
+    for (unsigned i = 0; i < seal->n_keys; i++) {
+        name_with(seal->name_keys[i], secret, mine);
+        ok |= sodium_memcmp(mine, name, sizeof(mine)) == 0;
+    }
+    return ok;
+}
+
+size_t cd_base64url_size(size_t n)
+{
+    return sodium_base64_encoded_len(n, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+}
+
+void cd_base64url(const void *p, size_t n, char *out)
+{
+    sodium_bin2base64(out, cd_base64url_size(n), p, n, sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+}
+
+long cd_base64url_read(struct cd_str text, void *out, size_t out_size)
+{
+    size_t n = 0;
+    const char *end = NULL;
+
+    for (size_t i = 0; i < text.n; i++)
+        if ((unsigned char)text.p[i] >= 0x80)
+            return -1; /* libsodium takes 0xdf for '_' where char is signed */
+    if (sodium_base642bin(out, out_size, text.p, text.n, NULL, &n, &end, sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0 ||
+        end != text.p + text.n)
+        return -1;
+    return (long)n;
 }
 
 void cd_wipe(void *p, size_t n)

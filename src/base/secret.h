@@ -32,6 +32,21 @@ void cd_seal_close(struct cd_seal *seal);
 void cd_seal_wrap(const struct cd_seal *seal, const void *p, size_t n, uint8_t *out);
 /** @param out  n - CD_SEAL_OVERHEAD bytes. @return false when neither key opens it */
 bool cd_seal_unwrap(const struct cd_seal *seal, const uint8_t *p, size_t n, void *out);
+/** Keys of their own, derived from the seal's: what is signed or named with them says nothing about the
+ * sealed tokens. Both keys are accepted while the seal's key is being changed. */
+#define CD_SIGN_BYTES 32
+void cd_seal_sign(const struct cd_seal *seal, const void *p, size_t n, uint8_t out[CD_SIGN_BYTES]);
+/** Constant time. @return true when one of the keys made @p tag of these bytes */
+bool cd_seal_signed(const struct cd_seal *seal, const void *p, size_t n, const uint8_t tag[CD_SIGN_BYTES]);
+/** A keyed name for a secret, the same after each start. @p out 16 bytes */
+void cd_seal_name(const struct cd_seal *seal, struct cd_str secret, uint8_t out[16]);
+/** Is @p name what cd_seal_name() says, or said with the key before, of that secret? */
+bool cd_seal_named(const struct cd_seal *seal, struct cd_str secret, const uint8_t name[16]);
+/** base64url without padding. @param out  cd_base64url_size(n) bytes, NUL-terminated */
+size_t cd_base64url_size(size_t n);
+void cd_base64url(const void *p, size_t n, char *out);
+/** Strict: no padding, no other characters, no stray bits. @return bytes written, -1: not that, or too long */
+long cd_base64url_read(struct cd_str text, void *out, size_t out_size);
 /** Overwrite before free. */
 void cd_wipe(void *p, size_t n);
 

@@ -15,10 +15,10 @@
 #include "base/scan.h"
 #include "base/secret.h"
 #include "in/auth_int.h"
+#include "in/session_token.h"
 #include "out/fetch.h"
 
 #define CACHE_MAX 20000
-#define GOOD_TTL_MS 60000
 #define BAD_TTL_MS 5000
 #define QUEUE_WAIT_MS 2000
 #define WHOAMI_TIMEOUT_MS 10000
@@ -260,6 +260,8 @@ static void on_whoami(void *arg, const struct cd_fetch_res *res)
     enum cd_rc rc = judge(c, res, &p, &err);
 
     c->fetch = 0;
+    if (rc == CD_E_UNKNOWN_TOKEN && res->status == 401)
+        cd_auth_sessions_refuse(a, cd_str_of(c->token));
     /* Only a refusal by the homeserver itself counts as a failed token. */
     if (rc == CD_E_FORBIDDEN || (rc == CD_E_UNKNOWN_TOKEN && res->status == 401)) {
         if (c->charged_ms == 0)
@@ -268,7 +270,7 @@ static void on_whoami(void *arg, const struct cd_fetch_res *res)
         cd_limit_refund(a->failures, c->ip, c->charged_ms);
     }
     if (res->status == 200 && (rc == CD_OK || rc == CD_E_GUEST || rc == CD_E_UNKNOWN_TOKEN))
-        cd_auth_cache_put(&a->cache, c->key, p, &err, now + GOOD_TTL_MS);
+        cd_auth_cache_put(&a->cache, c->key, p, &err, now + CD_AUTH_GOOD_TTL_MS);
     else if (rc == CD_E_UNKNOWN_TOKEN)
         cd_auth_cache_put(&a->cache, c->key, NULL, &err, now + BAD_TTL_MS);
     if (rc == CD_OK)
@@ -428,6 +430,13 @@ static enum cd_rc begin(struct cd_auth_svc *a, struct cd_str token, const uint8_
     return rc;
 }
 
+static void too_many_failures(struct cd_auth_svc *a, struct cd_err *err, int64_t wait_ms)
+{
+    cd_fail(err, CD_E_LIMITED, "Too many failed tokens from this address; wait retry_after_ms.");
+    err->retry_after_ms = (long)wait_ms;
+    a->stats.limited++;
+}
+
 /* --dev: the token itself says who it is. */
 static void dev_answer(struct cd_auth_svc *a, struct cd_str token, const uint8_t key[16], cd_auth_done_fn fn,
                        void *arg)
@@ -438,7 +447,25 @@ static void dev_answer(struct cd_auth_svc *a, struct cd_str token, const uint8_t
     if (p) {
         p->checked_ms = cd_mono_ms();
         p->admin = cd_auth_is_admin_user(a, p->user_id);
-        cd_auth_cache_put(&a->cache, key, p, NULL, p->checked_ms + GOOD_TTL_MS);
+        cd_auth_cache_put(&a->cache, key, p, NULL, p->checked_ms + CD_AUTH_GOOD_TTL_MS);
+    }
+    fn(arg, p ? CD_OK : err.rc, p, p ? NULL : &err);
+    cd_principal_unref(p);
+}
+
+/* A session token: judged here. Forged ones count like those that the homeserver refuses. */
+static void session_answer(struct cd_auth_svc *a, struct cd_str token, const uint8_t key[16], const char *ip,
+                           cd_auth_done_fn fn, void *arg)
+{
+    struct cd_err err = {0};
+    bool forged;
+    struct cd_principal *p = cd_auth_session_user(a, token, key, &forged, &err);
+    int64_t wait_ms = forged ? cd_limit_take(a->failures, ip, cd_mono_ms()) : 0;
+
+    if (wait_ms > 0) {
+        too_many_failures(a, &err, wait_ms);
+    } else if (!p) {
+        a->stats.refused_here++;
     }
     fn(arg, p ? CD_OK : err.rc, p, p ? NULL : &err);
     cd_principal_unref(p);
@@ -461,6 +488,10 @@ uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *c
         return 0;
     }
     cd_secret_hash16(token, key);
+    if (cd_str_starts(token, CD_SESSION_PREFIX)) {
+        session_answer(a, token, key, ip, fn, arg);
+        return 0;
+    }
     known = cd_auth_cache_get(&a->cache, key, cd_mono_ms());
     if (known && known->principal) {
         a->stats.cache_hits++;
@@ -475,10 +506,7 @@ uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *c
     }
     wait_ms = known ? cd_limit_peek(a->failures, ip, cd_mono_ms()) : 0;
     if (wait_ms > 0) {
-        cd_fail(&err, CD_E_LIMITED,
-                "Too many failed tokens from this address; wait retry_after_ms.");
-        err.retry_after_ms = (long)wait_ms;
-        a->stats.limited++;
+        too_many_failures(a, &err, wait_ms);
     } else if (known) {
         a->stats.cache_hits++;
         err = *known->err;
@@ -514,6 +542,18 @@ void cd_auth_forget(struct cd_auth_svc *a, struct cd_str token)
 
     cd_secret_hash16(token, key);
     cd_auth_cache_del(&a->cache, key);
+}
+
+void cd_auth_refused(struct cd_auth_svc *a, struct cd_str token)
+{
+    cd_auth_forget(a, token);
+    cd_auth_sessions_refuse(a, token);
+}
+
+void cd_auth_set_held(struct cd_auth_svc *a, struct cd_principal *(*held)(void *arg, const char *user), void *arg)
+{
+    a->held = held;
+    a->held_arg = arg;
 }
 
 /* --- life --------------------------------------------------------------------------------- */
@@ -556,6 +596,8 @@ struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool
     cd_auth_cache_init(&a->cache, CACHE_MAX);
     cd_map_init(&a->checks);
     cd_map_init(&a->waiters);
+    cd_map_init(&a->sessions.refs);
+    a->sessions.seal = conf->seal;
     cd_auth_set_admins(a, conf->admin_users, conf->admin_token_file);
     if (conf->homeserver_url && *conf->homeserver_url)
         a->whoami_url = whoami_url(conf->homeserver_url);
@@ -587,6 +629,7 @@ void cd_auth_free(struct cd_auth_svc *a)
         check_finish(a->first, err.rc, NULL, &err);
     }
     cd_auth_cache_done(&a->cache);
+    cd_auth_sessions_done(&a->sessions);
     cd_map_done(&a->checks);
     cd_map_done(&a->waiters);
     cd_limit_free(a->failures);

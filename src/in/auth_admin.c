@@ -12,7 +12,6 @@
 #include "in/auth_int.h"
 
 #define TOKEN_MAX_BYTES 4096
-#define OWN_TOKEN_PREFIX "calld_"
 
 /* --- principals --------------------------------------------------------------------------- */
 
@@ -104,8 +103,6 @@ enum cd_rc cd_auth_refuse_here(const struct cd_auth_svc *a, struct cd_str token,
 {
     if (!possible(token))
         return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This cannot be an access token.");
-    if (cd_str_starts(token, OWN_TOKEN_PREFIX))
-        return cd_fail(err, CD_E_UNKNOWN_TOKEN, NULL);
     if (cd_auth_is_hs(a, token) ||
         (*a->as_token && cd_secret_equal(cd_str_of(a->as_token), token)))
         return cd_fail(err, CD_E_UNKNOWN_TOKEN, "This is not a user's token.");

@@ -7,6 +7,8 @@
 #include "in/limit.h"
 #include "loop/loop.h"
 
+#define CD_AUTH_GOOD_TTL_MS 60000
+
 /* --- the cache: what whoami said about a token, by the token's keyed hash ----------------- */
 
 struct cd_auth_known {
@@ -48,6 +50,25 @@ enum cd_rc cd_auth_refuse_here(const struct cd_auth_svc *a, struct cd_str token,
  * @return one reference, NULL with @p err filled */
 struct cd_principal *cd_auth_dev_user(struct cd_str token, struct cd_err *err);
 
+/* --- auth_session.c ----------------------------------------------------------------------- */
+
+struct cd_auth_ref;
+
+/** The Matrix tokens that session tokens were made from, by cd_seal_name(). */
+struct cd_auth_sessions {
+    const struct cd_seal *seal; /* NULL: there are no session tokens */
+    struct cd_map refs;
+    struct cd_auth_ref *first, *last;
+};
+
+/** The user of a session token. @param key  its keyed hash. @param forged  set: none of ours
+ * @return one reference, NULL with @p err filled */
+struct cd_principal *cd_auth_session_user(struct cd_auth_svc *a, struct cd_str token, const uint8_t key[16],
+                                          bool *forged, struct cd_err *err);
+/** The homeserver has refused this Matrix token: so are the session tokens made from it. */
+void cd_auth_sessions_refuse(struct cd_auth_svc *a, struct cd_str matrix_token);
+void cd_auth_sessions_done(struct cd_auth_sessions *s);
+
 /* --- the service -------------------------------------------------------------------------- */
 
 struct cd_auth_check; /* one token being asked about */
@@ -61,6 +82,9 @@ struct cd_auth_svc {
     unsigned max_in_flight;
     bool query_token, dev;
     struct cd_auth_cache cache;
+    struct cd_auth_sessions sessions;
+    struct cd_principal *(*held)(void *arg, const char *user);
+    void *held_arg;
     struct cd_limit *failures; /* by address */
     struct cd_map checks;      /* by hash of the token: single flight */
     struct cd_map waiters;     /* by ticket */
