@@ -211,8 +211,8 @@ long cd_base64url_read(struct cd_str text, void *out, size_t out_size)
     for (size_t i = 0; i < text.n; i++)
         if ((unsigned char)text.p[i] >= 0x80)
             return -1; /* libsodium takes 0xdf for '_' where char is signed */
-    if (sodium_base642bin(out, out_size, text.p, text.n, NULL, &n, &end, sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0 ||
-        end != text.p + text.n)
+    if (sodium_base642bin(out, out_size, text.p, text.n, NULL, &n, &end,
+                          sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0 || end != text.p + text.n)
         return -1;
     return (long)n;
 }

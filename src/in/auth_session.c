@@ -131,7 +131,8 @@ static struct cd_principal *principal_of(const struct cd_auth_svc *a, const stru
     struct cd_principal *p;
 
     if (r && !r->matrix) {
-        cd_fail(err, CD_E_UNKNOWN_TOKEN, "The Matrix token of this session was refused by the homeserver; sign in again.");
+        cd_fail(err, CD_E_UNKNOWN_TOKEN,
+                "The Matrix token of this session was refused by the homeserver; sign in again.");
         return NULL;
     }
     p = cd_principal_new(s->user_id, s->device_id[0] ? s->device_id : NULL, matrix_token_of(a, s, r));
