@@ -191,8 +191,7 @@ void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struc
         change->drop_untried_droppable = true;
         if (cd_mx_mirrors(live, next)) {
             change->drop_untried_all = is_untold(live, next);
-            if (!change->drop_untried_all)
-                build_final(&rows, live, prev, next, cmd);
+            build_final(&rows, live, prev, next, cmd);
         }
     } else if (prev->status == CD_RINGING && next->status == CD_ACCEPTED) {
         build_accepted(&rows, live, next, cmd);
@@ -201,15 +200,16 @@ void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struc
     cd_mx_rows_into(&rows, change);
 }
 
-/* The invite went out between the decision to drop it and its being written: take it back. */
-static void take_back(struct cd_live *live, const struct cd_call *prev, const struct cd_cmd *cmd)
+/* Is there an invite in the room, or on its way, that these rows put an end to? Its attempt begins only
+ * once the store has noted it, and the store let the end rows stand only behind such a note: so both
+ * come to the same answer, whichever was first. */
+static bool room_knows(struct cd_core *core, struct cd_live *live, const struct cd_change *change)
 {
-    struct cd_mx_rows rows = {0};
-
-    if (prev && cd_mx_mirrors(live, live->cur)) {
-        build_final(&rows, live, prev, live->cur, cmd);
-        cd_mx_rows_write(&rows, live);
-    }
+    if (!change->drop_untried_all)
+        return true;
+    if (cd_outbox_take_back(core->outbox, live->cur->id, change->outbox, change->n_outbox))
+        live->invite_tried = false;
+    return live->invite_tried;
 }
 
 /* Our client muted or unmuted, perhaps while it rang: a Matrix client that knows of it is told. */
@@ -233,15 +233,17 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
                         const struct cd_cmd *cmd, const struct cd_change *change)
 {
     struct cd_mx *m = live->mx;
+    bool told;
 
+    (void)prev;
+    (void)cmd;
     cd_mx_drain_soon(live, 0);
     if (!core->outbox || !m)
         return;
-    if (change->drop_untried_droppable || change->drop_untried_all)
-        cd_outbox_drop(core->outbox, live->cur->id, change->drop_untried_all);
-    if (change->drop_untried_all && live->invite_tried)
-        take_back(live, prev, cmd);
-    if (change->n_outbox)
+    told = room_knows(core, live, change);
+    if (change->drop_untried_droppable || !told)
+        cd_outbox_drop(core->outbox, live->cur->id, !told);
+    if (told && change->n_outbox)
         cd_outbox_add(core->outbox, change->outbox, change->n_outbox);
     mark_written(m, change->outbox, change->n_outbox);
     if (!cd_mx_has_counterpart(live->cur))

@@ -467,6 +467,43 @@ static void what_nobody_needs_is_dropped(void)
     cd_call_free(other);
 }
 
+static struct cd_change *ending(struct cd_call *c, const char *txn)
+{
+    struct cd_change *ch;
+
+    c->status = CD_ENDED;
+    ch = kit_change(c, 1);
+    ch->drop_untried_all = true;
+    kit_outbox(ch, txn, 3, 1, "{}");
+    return ch;
+}
+
+/* The one who ends a call may not know yet that its invite is out; the store does. */
+static void an_invite_that_was_tried_gets_its_end(void)
+{
+    struct cd_call *silent = call_with_outbox("!told:x", "f");
+    struct cd_call *noted = call_with_outbox("!told2:x", "g");
+    struct cd_call *sent = call_with_outbox("!told3:x", "h");
+    struct cd_stored_call *sc;
+
+    CHECK_INT(kit_put(S, ending(silent, "f-hangup")), CD_STORE_OK);
+    CHECK_INT(outbox_left(silent), 0);
+    CHECK_INT(kit_tried(S, "g0", 1), CD_STORE_OK);
+    CHECK_INT(kit_put(S, ending(noted, "g-hangup")), CD_STORE_OK);
+    CHECK(outbox_left(noted) > 1);
+    CHECK_INT(kit_tried(S, "h0", 1), CD_STORE_OK);
+    S->ops->outbox_done(S, "h0");
+    CHECK_INT(kit_put(S, ending(sent, "h-hangup")), CD_STORE_OK);
+    CHECK(outbox_left(sent) > 0);
+    sc = kit_load(S, sent->id);
+    if (CHECK(sc))
+        CHECK(sc->call->invite_tried);
+    cd_stored_call_free(sc);
+    cd_call_free(silent);
+    cd_call_free(noted);
+    cd_call_free(sent);
+}
+
 /* --- start ------------------------------------------------------------------------------------ */
 
 static void a_start_finds_what_is_not_over(void)
@@ -752,6 +789,7 @@ static void contract(void)
     TAP_RUN(signals_live_as_long_as_their_call);
     TAP_RUN(outbox_rows_are_marked_and_done);
     TAP_RUN(what_nobody_needs_is_dropped);
+    TAP_RUN(an_invite_that_was_tried_gets_its_end);
     TAP_RUN(a_start_finds_what_is_not_over);
     TAP_RUN(a_bad_one_hurts_no_innocents);
     TAP_RUN(changes_of_one_call_keep_their_order);

@@ -261,11 +261,49 @@ void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all)
         if (it->in_flight) {
             it->dropped = it->dropped || droppable;
         } else if (droppable || (all && !it->row.tried)) {
-            if (it->row.tried)
+            if (it->row.tried || all)
                 o->store->ops->outbox_done(o->store, it->row.txn_id);
             cd_ob_remove(o, it);
         }
     }
+}
+
+/* Noted in the store, or about to be, but not handed to the homeserver: that waits for the note. */
+static bool is_unbegun(const struct cd_ob_item *it)
+{
+    return !it->row.tried || (it->user->sending == it && it->user->mark);
+}
+
+static const struct cd_ob_item *invite_of(const struct cd_ob_call *call)
+{
+    const struct cd_ob_item *it = call ? call->items : NULL;
+
+    while (it && it->row.rank != 0)
+        it = it->call_next;
+    return it;
+}
+
+bool cd_outbox_take_back(struct cd_outbox *o, const char *call_id, const struct cd_outbox_row *rows,
+                         size_t n)
+{
+    struct cd_ob_call *call = cd_map_get(&o->calls, cd_str_of(call_id));
+    const struct cd_ob_item *invite = invite_of(call);
+    struct cd_ob_item *it, *next;
+
+    if (!invite || !is_unbegun(invite))
+        return false;
+    cd_ob_wake_call(o, call);
+    if (invite->user->sending == invite)
+        cd_ob_stop(o, invite->user);
+    cd_ob_wake(o, invite->user);
+    for (it = call->items; it; it = next) {
+        next = it->call_next; /* the last row takes the call with it */
+        o->store->ops->outbox_done(o->store, it->row.txn_id);
+        cd_ob_remove(o, it);
+    }
+    for (size_t i = 0; i < n; i++) /* kept by the store if the note came first */
+        o->store->ops->outbox_done(o->store, rows[i].txn_id);
+    return true;
 }
 
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id)

@@ -42,11 +42,17 @@ void cd_outbox_free(struct cd_outbox *o);
  * answer whose token is gone must not hold the hang-up back. finished() may run inside when the
  * queue is full (20000 rows). */
 void cd_outbox_add(struct cd_outbox *o, const struct cd_outbox_row *rows, size_t n);
-/** Drop what was never tried, without finished(): the owner's change deletes the stored rows.
- * Rows of rank 9 that were tried and wait for another attempt go as well (their stored rows are
- * deleted here), and one that is on its way is not repeated: nothing of rank 9 follows a
- * hang-up. @param all  else only rank 9 */
+/** Drop what was never tried, without finished(). Rows of rank 9 that were tried and wait for another
+ * attempt go as well, and one that is on its way is not repeated: nothing of rank 9 follows a
+ * hang-up. @param all  every rank, stored rows too; else only rank 9, and the owner's change deletes
+ * the stored rows that were never tried */
 void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all);
+/** The call is over. Take its invite back if no request for it was ever begun: then all rows of the
+ * call go, here and in the store.
+ * @param rows  of the change that ended it, which are not queued yet
+ * @return false: the invite is on its way or was sent; nothing was changed */
+bool cd_outbox_take_back(struct cd_outbox *o, const char *call_id, const struct cd_outbox_row *rows,
+                         size_t n);
 /** A token of that user became available (another one, or the same again): wake its rows. */
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id);
 /** Rows of that call left? */

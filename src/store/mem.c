@@ -63,12 +63,12 @@ static void free_out(struct mem_store *s, struct mem_out **at)
     free(o);
 }
 
-static void drop_outbox(struct mem_store *s, struct mem_call *m, bool droppable_only, bool all)
+static void drop_outbox(struct mem_store *s, struct mem_call *m, bool all)
 {
     for (struct mem_out **p = &m->outbox; *p;) {
         const struct cd_outbox_row *r = &(*p)->row;
 
-        if (all || (!r->tried && r->rank == 9 && droppable_only))
+        if (all || (!r->tried && r->rank == 9))
             free_out(s, p);
         else
             p = &(*p)->next;
@@ -82,7 +82,7 @@ static void free_call(struct mem_store *s, struct mem_call *m)
         cd_map_del(&s->by_matrix, cd_str_of(m->matrix_key));
     free(m->matrix_key);
     clear_active(s, m);
-    drop_outbox(s, m, false, true);
+    drop_outbox(s, m, true);
     drop_signals(m);
     for (size_t i = 0; i < m->n_events; i++)
         cd_event_row_done(&m->events[i]);
@@ -221,6 +221,7 @@ static bool replace_call(struct mem_store *s, struct mem_call *m, struct cd_call
         cd_map_put(&s->calls, cd_str_of(old->id), m); /* into the slot just freed */
         return false;
     }
+    copy->invite_tried = copy->invite_tried || old->invite_tried;
     cd_call_free(old);
     return true;
 }
@@ -338,6 +339,14 @@ static void add_outbox(struct mem_store *s, struct mem_call *m, const struct cd_
     }
 }
 
+static bool is_untold(const struct mem_call *m)
+{
+    for (const struct mem_out *o = m->outbox; o; o = o->next)
+        if (o->row.rank == 0 && o->row.tried)
+            return false;
+    return !m->call->invite_tried;
+}
+
 static enum cd_store_rc apply(struct mem_store *s, struct cd_change *ch)
 {
     struct mem_call *m = write_call(s, ch);
@@ -345,9 +354,12 @@ static enum cd_store_rc apply(struct mem_store *s, struct cd_change *ch)
     if (ch->call && !m)
         return CD_STORE_FULL;
     if (m) {
-        drop_outbox(s, m, ch->drop_untried_droppable, ch->drop_untried_all);
+        if (ch->drop_untried_droppable)
+            drop_outbox(s, m, false);
         add_events(s, m, ch);
         add_outbox(s, m, ch);
+        if (ch->drop_untried_all && is_untold(m))
+            drop_outbox(s, m, true);
         if (!cd_status_final(m->call->status))
             add_signals(m, ch);
         if (ch->drop_signals)
@@ -522,6 +534,8 @@ static void outbox_done(struct cd_store *b, const char *txn_id)
     struct mem_out *o = cd_map_get(&s->outbox, cd_str_of(txn_id));
     struct mem_out **p = o ? &o->owner->outbox : NULL;
 
+    if (o && o->row.rank == 0 && o->row.tried)
+        o->owner->call->invite_tried = true;
     while (p && *p != o)
         p = &(*p)->next;
     if (p)

@@ -60,7 +60,8 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " connected_at = d.connected_at, ended_at = d.ended_at, ring_expires_at = d.ring_expires_at,"
         " ring_seconds = d.ring_seconds, connected_inferred = d.connected_inferred,"
         " mx_version = d.mx_version, is_foreign = d.is_foreign,"
-        " answer_provisional = d.answer_provisional, invite_tried = d.invite_tried,"
+        " answer_provisional = d.answer_provisional,"
+        " invite_tried = s.invite_tried OR d.invite_tried,"
         " version = d.version, seq = d.seq"
         " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],"
         " $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[],"
@@ -108,8 +109,7 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " WHERE k.created_at <= excluded.created_at - interval '24 hours' RETURNING 1)"
         " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM i", "ttxsttd"},
     [CD_PG_DROP] = {"drop",
-        "DELETE FROM matrix_outbox o USING unnest($1::text[], $2::boolean[]) AS d(id, everything)"
-        " WHERE o.call_session_id = d.id AND (d.everything OR (o.rank = 9 AND NOT o.tried))", "tb"},
+        "DELETE FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 9 AND NOT tried", "t"},
     [CD_PG_EXISTS] = {"exists",
         "SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM call_sessions"
         " WHERE id = ANY ($1::text[])", "t"},
@@ -119,6 +119,11 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
         " $7::smallint[], $8::bigint[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[],"
         " $12::boolean[], $13::integer[])", "ttttttsidddbn"},
+    [CD_PG_UNTOLD] = {"untold",
+        "DELETE FROM matrix_outbox o USING unnest($1::text[]) AS d(id) WHERE o.call_session_id = d.id"
+        " AND NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = d.id AND s.invite_tried)"
+        " AND NOT EXISTS (SELECT FROM matrix_outbox i WHERE i.call_session_id = d.id AND i.rank = 0"
+        " AND i.tried)", "t"},
     [CD_PG_SIGNAL] = {"signal",
         "INSERT INTO call_signals (call_session_id, seq, kind, from_user, from_party, to_target, payload)"
         " SELECT c, q, k, u, f, t, p FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[],"
@@ -128,7 +133,10 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_DROP_SIGNALS] = {"drop_signals",
         "DELETE FROM call_signals WHERE call_session_id = ANY ($1::text[])", "t"},
     [CD_PG_DONE] = {"done",
-        "DELETE FROM matrix_outbox WHERE txn_id = ANY ($1::text[])", "t"},
+        "WITH gone AS (DELETE FROM matrix_outbox WHERE txn_id = ANY ($1::text[])"
+        " RETURNING call_session_id, rank, tried)"
+        " UPDATE call_sessions s SET invite_tried = true FROM gone"
+        " WHERE gone.rank = 0 AND gone.tried AND s.id = gone.call_session_id AND NOT s.invite_tried", "t"},
     [CD_PG_SEEN] = {"seen",
         "INSERT INTO seen_events (hash) SELECT DISTINCT h FROM unnest($1::bytea[]) AS h"
         " ON CONFLICT (hash) DO NOTHING RETURNING hash", "x"},
@@ -305,9 +313,9 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
         event_rows(r, ch);
     } else if (s == CD_PG_IDEM && ch->idem) {
         idem_row(r, ch->idem);
-    } else if (s == CD_PG_DROP && (ch->drop_untried_all || ch->drop_untried_droppable)) {
+    } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) ||
+               (s == CD_PG_UNTOLD && ch->drop_untried_all)) {
         cd_pg_text(r, ch->call_id);
-        cd_pg_bool(r, ch->drop_untried_all);
     } else if (s == CD_PG_EXISTS && !c && ch->n_outbox) {
         cd_pg_text(r, ch->call_id);
     } else if (s == CD_PG_OUTBOX) {

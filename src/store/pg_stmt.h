@@ -25,6 +25,7 @@ enum cd_pg_stmt {
     CD_PG_DROP,       /* outbox rows that nobody needs any more */
     CD_PG_EXISTS,     /* calls that outbox rows without a transition belong to */
     CD_PG_OUTBOX,
+    CD_PG_UNTOLD,     /* all outbox rows of calls whose invite was never tried */
     CD_PG_SIGNAL,
     CD_PG_DROP_SIGNALS,
     CD_PG_DONE,       /* outbox rows that are finished */

@@ -77,7 +77,9 @@ struct cd_change {
     size_t n_signals;
     struct cd_signal_row signals[CD_CHANGE_SIGNALS];
     bool drop_untried_droppable; /* delete this call's outbox rows of rank 9 that were never tried */
-    bool drop_untried_all;       /* an invite that was never tried: delete all of the call's rows */
+    bool drop_untried_all; /* unless its invite was tried: delete all outbox rows of the call, those of
+                            * this change as well. The store knows best: it orders the note of the
+                            * attempt and this change */
     bool drop_signals;           /* the call ended: its signals go */
     struct cd_idem_row *idem;    /* may be NULL */
 };
@@ -151,7 +153,8 @@ struct cd_store_ops {
     void (*idem_get)(struct cd_store *s, const char *user, const char *key, cd_idem_fn fn, void *arg);
     /* outbox bookkeeping, written with the next batch */
     void (*outbox_tried)(struct cd_store *s, const char *txn_id, int attempts, cd_done_fn fn, void *arg);
-    void (*outbox_done)(struct cd_store *s, const char *txn_id); /* sent or past its deadline: delete */
+    /** Sent or past its deadline: delete. Of an invite that was tried, invite_tried stays with its call. */
+    void (*outbox_done)(struct cd_store *s, const char *txn_id);
     /* sealed Matrix tokens: (user, device) */
     void (*token_put)(struct cd_store *s, const char *user, const char *device, const uint8_t *sealed,
                       size_t n);
