@@ -11,13 +11,16 @@ const top = new URL('../../', import.meta.url).pathname;
 const build = process.env.BUILD_DIR ?? join(top, 'build');
 const daemon = process.env.MATRIX_CALLD ?? join(build, 'matrix-calld');
 const generator = join(build, 'spec-tests/load/relay_generator');
+const restGenerator = join(build, 'spec-tests/load/rest_generator');
 const run = promisify(execFile);
 
 const linesOf = (text) => text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
 
 before(() => {
   // `make` alone leaves the programs of the tests out.
-  if (!existsSync(generator)) execFileSync('make', ['-C', build, '-s', 'spec-tests/load/relay_generator']);
+  for (const program of [generator, restGenerator]) {
+    if (!existsSync(program)) execFileSync('make', ['-C', build, '-s', program.slice(build.length).replace(/^\/+/, '')]);
+  }
 }, { timeout: 120000 });
 
 /** Every figure is a number that can be one. */
@@ -55,5 +58,18 @@ test('calls: as many as were asked for, by sockets', { timeout: 180000 }, async 
   for (const line of lines) {
     sane(line);
     assert.ok(line.p50_ms <= line.p95_ms);
+  }
+});
+
+test('initiate: each answer has its row, nothing fails', { timeout: 120000 }, async () => {
+  const { stdout } = await run(join(top, 'spec-tests/load/initiate'), ['--json', '--seconds', '1', '--connections', '1,16',
+    '--no-baseline', '--daemon', daemon], { env: { ...process.env, REST_GENERATOR: restGenerator } });
+  const lines = linesOf(stdout);
+  assert.deepEqual(lines.map((line) => line.connections), [1, 16]);
+  for (const line of lines) {
+    sane(line);
+    assert.ok(line.created > 0);
+    assert.ok(line.rows >= line.created, 'as many rows as answers');
+    assert.equal(line.refused + line.dropped, 0);
   }
 });
