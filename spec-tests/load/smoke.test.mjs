@@ -10,16 +10,16 @@ import { promisify } from 'node:util';
 const top = new URL('../../', import.meta.url).pathname;
 const build = process.env.BUILD_DIR ?? join(top, 'build');
 const daemon = process.env.MATRIX_CALLD ?? join(build, 'matrix-calld');
-const generator = join(build, 'spec-tests/load/relay_generator');
-const restGenerator = join(build, 'spec-tests/load/rest_generator');
+const programs = ['spec-tests/load/relay_generator', 'spec-tests/load/rest_generator'];
+const [generator, restGenerator] = programs.map((program) => join(build, program));
 const run = promisify(execFile);
 
 const linesOf = (text) => text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
 
 before(() => {
   // `make` alone leaves the programs of the tests out.
-  for (const program of [generator, restGenerator]) {
-    if (!existsSync(program)) execFileSync('make', ['-C', build, '-s', program.slice(build.length).replace(/^\/+/, '')]);
+  for (const program of programs) {
+    if (!existsSync(join(build, program))) execFileSync('make', ['-C', build, '-s', program]);
   }
 }, { timeout: 120000 });
 
