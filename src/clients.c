@@ -14,6 +14,7 @@
 #define RECHECK_MS (5 * 60 * 1000) /* jittered by a fifth either way */
 #define GRACE_MS (60 * 1000)
 #define MAX_TOKEN 4096
+#define SOCKETS_RETRY_MS 5000 /* one that was dropped is noticed about then */
 
 static void arm_recheck(struct cd_client *c);
 
@@ -122,7 +123,9 @@ static enum cd_rc admit(struct connecting *k, struct cd_principal *who)
         return cd_fail(&k->err, CD_E_OVERLOADED, "The server is restarting; connect again shortly.");
     if (cap > 0 && cd_user_sockets(core, who->user_id) >= (size_t)cap) {
         core->counts.rate_limited++;
-        return cd_fail(&k->err, CD_E_LIMITED, "You have %ld sockets open, which is the limit.", cap);
+        cd_fail(&k->err, CD_E_LIMITED, "You have %ld sockets open, which is the limit.", cap);
+        k->err.retry_after_ms = SOCKETS_RETRY_MS;
+        return k->err.rc;
     }
     k->client = client_new(core, k->sock_id, who);
     if (!k->client)
@@ -196,9 +199,17 @@ static void on_event(void *user, struct cd_sock *sock, struct cd_str event, stru
 {
     struct cd_client *c = user;
     const struct cd_sock_event *row = cd_map_get(&c->core->events, event);
+    int64_t wait = cd_rate_mark_take(&c->rate, (unsigned)c->core->conf->limits.events_per_second, cd_mono_us());
     struct cd_err err;
 
     (void)sock;
+    if (wait > 0) {
+        c->core->counts.rate_limited++;
+        cd_fail(&err, CD_E_LIMITED, "This socket sends too many events; wait retry_after_ms.");
+        err.retry_after_ms = (long)wait;
+        cd_ack_fail(ack, &err, NULL);
+        return;
+    }
     if (row) {
         row->handle(c->core, c, payload, ack);
         return;

@@ -17,6 +17,7 @@
 #include "in/auth.h"
 #include "in/http.h"
 #include "in/limit.h"
+#include "in/rate.h"
 #include "in/sock.h"
 #include "loop/loop.h"
 #include "out/fetch.h"
@@ -41,8 +42,6 @@ struct cd_log_entry {
     bool signal, written;   /* written: stands in call_signals, or needs not */
 };
 
-#define CD_LOG_MAX 512
-#define CD_LOG_MAX_BYTES (512 * 1024)
 
 /** Who sits where, on our side. One a participant, same index. */
 struct cd_seat {
@@ -170,6 +169,7 @@ struct cd_client {
     struct cd_principal *who;
     struct cd_client *next_of_user;
     struct cd_timer recheck, auth_grace;
+    struct cd_rate_mark rate; /* of its events */
 };
 /** Every socket of @p user. @param except  a socket id to leave out, 0: none. @return sockets reached */
 size_t cd_emit_user(struct cd_core *core, const char *user, const char *event, struct cd_str payload,
@@ -263,7 +263,7 @@ struct cd_core {
     struct cd_rooms *rooms;
     struct cd_outbox *outbox;
     struct cd_appservice *as;
-    struct cd_limit *starts; /* call starts an hour and user */
+    struct cd_limit *starts, *room_starts; /* call starts an hour, by user and by room */
     struct cd_seal *seal;
     struct cd_map calls;    /* id -> cd_live */
     struct cd_map mx_calls; /* mx_key -> cd_live */

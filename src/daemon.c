@@ -311,6 +311,7 @@ static enum cd_rc open_http(struct cd_core *core, struct cd_err *err)
         .trust_proxy = f->server.trust_proxy,
         .header_bytes = 16384,
         .max_connections = (unsigned)f->limits.max_connections,
+        .per_second = (unsigned)f->limits.requests_per_second,
         .per_ip = (unsigned)f->limits.connections_per_ip,
         .body_bytes = (size_t)f->limits.memory_mb * 1024 * 1024,
     };
@@ -335,6 +336,7 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
         .hs_token_previous = f->matrix.hs_token_previous,
         .admin_users = f->admin.users,
         .admin_token_file = f->admin.token_file,
+        .whoami_wait_ms = (unsigned)f->limits.whoami_wait_ms,
         .whoami_in_flight = (unsigned)f->limits.whoami_in_flight,
         .failed_tokens_per_minute = (unsigned)f->limits.failed_tokens_per_minute,
         .query_token = f->server.query_token,
@@ -350,6 +352,7 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
     if (!core->rooms)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
     cd_auth_set_held(core->auth, held_token, core);
+    cd_auth_set_rate(core->auth, (unsigned)f->limits.user_requests_per_second);
     if (core->dev)
         cd_rooms_dev(core->rooms);
     cd_http_set_auth(core->http, cd_auth_http, core->auth);
@@ -369,6 +372,8 @@ static void reload(struct daemon *d)
     }
     cd_conf_reload(d->core.conf, fresh, stderr);
     cd_conf_free(fresh);
+    cd_http_set_rate(d->core.http, (unsigned)d->core.conf->limits.requests_per_second);
+    cd_auth_set_rate(d->core.auth, (unsigned)d->core.conf->limits.user_requests_per_second);
     cd_auth_set_admins(d->core.auth, d->core.conf->admin.users, d->core.conf->admin.token_file);
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->reload)

@@ -230,7 +230,11 @@ void cd_live_retire(struct cd_live *l)
 /* Make room for one more entry of n bytes: the oldest entry goes, the first SDPs stay. */
 static void make_room(struct cd_live *l, size_t n)
 {
-    while (l->n_log && (l->n_log >= CD_LOG_MAX || l->log_bytes + n > CD_LOG_MAX_BYTES)) {
+    const struct cd_conf *f = l->core->conf;
+    size_t seats = cd_live_call(l)->n_participants;
+    size_t messages = seats * (size_t)f->limits.buffered_signals, bytes = seats * (size_t)f->limits.buffered_bytes;
+
+    while (l->n_log && (l->n_log >= messages || l->log_bytes + n > bytes)) {
         size_t i = 0;
 
         while (i < l->n_log && (i + 1 == l->first_offer || i + 1 == l->first_answer))

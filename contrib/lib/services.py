@@ -295,6 +295,10 @@ class Daemon:
             # Everyone here shares one address and tries more calls than people place in an hour.
             "limits.connections_per_ip": "1000",
             "limits.starts_per_hour": "1000",
+            "limits.room_starts_per_hour": "1000",
+            "limits.requests_per_second": "0",
+            "limits.user_requests_per_second": "0",
+            "limits.events_per_second": "0",
             **extra,
         }
         sections = {}

@@ -2,6 +2,9 @@
  * event; both run the same operations. */
 #include "calls.h"
 
+#define HOUR_MS ((int64_t)3600 * 1000)
+#define KEYS_MAX 100000 /* users, or rooms, whose starts are remembered */
+
 #define ROUTE(name, fn)                                         \
     static enum cd_rc route_##name(void *self, struct cd_req *req) \
     {                                                           \
@@ -105,15 +108,36 @@ static void on_restored(struct cd_core *core, struct cd_live *live, const struct
 
 static enum cd_rc start(struct cd_core *core, struct cd_err *err)
 {
-    (void)err;
-    core->starts = cd_limit_new((unsigned)core->conf->limits.starts_per_hour, 3600 * 1000, 100000);
-    return CD_OK;
+    core->starts = cd_limit_new((unsigned)core->conf->limits.starts_per_hour, HOUR_MS, KEYS_MAX);
+    core->room_starts = cd_limit_new((unsigned)core->conf->limits.room_starts_per_hour, HOUR_MS, KEYS_MAX);
+    return core->starts && core->room_starts ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, NULL);
+}
+
+/* Another number begins to count anew; the same one goes on. */
+static void renew_limit(struct cd_limit **at, long per_hour)
+{
+    struct cd_limit *fresh;
+
+    if (cd_limit_per_window(*at) == (unsigned)per_hour)
+        return;
+    fresh = cd_limit_new((unsigned)per_hour, HOUR_MS, KEYS_MAX);
+    if (!fresh)
+        return;
+    cd_limit_free(*at);
+    *at = fresh;
+}
+
+static void reload(struct cd_core *core)
+{
+    renew_limit(&core->starts, core->conf->limits.starts_per_hour);
+    renew_limit(&core->room_starts, core->conf->limits.room_starts_per_hour);
 }
 
 static void stop(struct cd_core *core)
 {
     cd_limit_free(core->starts);
-    core->starts = NULL;
+    cd_limit_free(core->room_starts);
+    core->starts = core->room_starts = NULL;
     cd_map_done(&core->idem);
 }
 
@@ -124,6 +148,7 @@ const struct cd_module cd_module_calls = {
     .events = events,
     .start = start,
     .stop = stop,
+    .reload = reload,
     .before_commit = before_commit,
     .after_commit = after_commit,
     .on_client = calls_seats_client,

@@ -171,6 +171,8 @@ static void on_created(void *arg, const struct cd_result *res)
     op->live = res->live;
     if (op->core->starts)
         cd_limit_take(op->core->starts, op->who->user_id, cd_mono_ms());
+    if (op->core->room_starts)
+        cd_limit_take(op->core->room_starts, res->live->cur->room_id, cd_mono_ms());
     cd_op_ok_call(op, 201, res->live->cur->participants[0].party_id);
 }
 
@@ -191,8 +193,20 @@ static void log_offer(struct cd_op *op, struct cd_live *l)
     cd_buf_done(&b);
 }
 
+static bool below(struct cd_op *op, struct cd_limit *starts, const char *key, const char *whose, long allowed)
+{
+    int64_t wait = starts ? cd_limit_peek(starts, key, cd_mono_ms()) : 0;
+
+    if (wait <= 0)
+        return true;
+    op->core->counts.rate_limited++;
+    cd_fail(&op->err, CD_E_LIMITED, "%s %ld calls an hour; wait a while.", whose, allowed);
+    op->err.retry_after_ms = (long)wait;
+    return false;
+}
+
 /* @return true when the user may start one now; op->err says why not */
-static bool may_start(struct cd_op *op)
+static bool may_start(struct cd_op *op, const char *room_id)
 {
     struct cd_core *core = op->core;
 
@@ -204,14 +218,10 @@ static bool may_start(struct cd_op *op)
         cd_fail(&op->err, CD_E_OVERLOADED, "The server is short of memory; try again later.");
         return false;
     }
-    int64_t wait = core->starts ? cd_limit_peek(core->starts, op->who->user_id, cd_mono_ms()) : 0;
-    if (wait > 0) {
-        core->counts.rate_limited++;
-        cd_fail(&op->err, CD_E_LIMITED, "You may start %ld calls an hour; wait a while.",
-                core->conf->limits.starts_per_hour);
-        op->err.retry_after_ms = (long)wait;
-    }
-    return wait <= 0;
+    return below(op, core->starts, op->who->user_id, "You may start",
+                 core->conf->limits.starts_per_hour) &&
+           below(op, core->room_starts, room_id, "This room may see",
+                 core->conf->limits.room_starts_per_hour);
 }
 
 static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
@@ -230,7 +240,7 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         cd_op_fail(op, rc);
         return;
     }
-    if (!may_start(op)) { /* things may have changed while the homeserver was asked */
+    if (!may_start(op, w.room_id)) { /* things may have changed while the homeserver was asked */
         cd_op_fail(op, op->err.rc);
         return;
     }
@@ -266,7 +276,7 @@ void calls_initiate(struct cd_op *op)
         return;
     }
     w->op = op;
-    if (!read_request(op, w) || !may_start(op)) {
+    if (!read_request(op, w) || !may_start(op, w->room_id)) {
         free(w);
         cd_op_fail(op, op->err.rc);
         return;

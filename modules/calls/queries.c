@@ -80,9 +80,11 @@ enum cd_rc calls_config(void *self, struct cd_req *req)
     cd_buf_addf(&b, ",\"ringSeconds\":{\"default\":%ld,\"min\":15,\"max\":180}", f->calls.ring_seconds);
     cd_buf_addf(&b, ",\"seatSeconds\":%ld,\"maxMinutes\":%ld", f->calls.seat_seconds, f->calls.max_minutes);
     cd_buf_addf(&b, ",\"limits\":{\"sdpBytes\":%ld,\"signalBytes\":%ld,\"candidates\":%ld,\"jsonDepth\":%ld,"
-                    "\"socketsPerUser\":%ld,\"startsPerHour\":%ld}",
+                    "\"socketsPerUser\":%ld,\"startsPerHour\":%ld,\"roomStartsPerHour\":%ld,"
+                    "\"requestsPerSecond\":%ld,\"eventsPerSecond\":%ld}",
                 f->limits.sdp_bytes, f->limits.signal_bytes, f->limits.candidates, f->limits.json_depth,
-                f->limits.sockets_per_user, f->limits.starts_per_hour);
+                f->limits.sockets_per_user, f->limits.starts_per_hour, f->limits.room_starts_per_hour,
+                f->limits.user_requests_per_second, f->limits.events_per_second);
     cd_buf_addf(&b, ",\"features\":{\"matrix\":%s,\"groupCalls\":false,\"livekit\":false,\"callTest\":%s}}",
                 core->no_homeserver ? "false" : "true", f->server.call_test ? "true" : "false");
     cd_req_reply_json(req, 200, &b);

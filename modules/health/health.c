@@ -76,6 +76,7 @@ static void call_metrics(struct cd_buf *b, struct cd_core *core)
 {
     unsigned live[CD_STATUS_COUNT] = {0};
     struct cd_auth_stats auth = {0};
+    struct cd_http_stats http;
     size_t pos = 0;
     const struct cd_live *l;
 
@@ -99,8 +100,9 @@ static void call_metrics(struct cd_buf *b, struct cd_core *core)
            (double)core->counts.signals);
     if (core->auth)
         cd_auth_stats(core->auth, &auth);
+    cd_http_stats(core->http, &http);
     cd_metric(b, "rate_limited_total", "counter", "Requests refused by a rate limit.",
-           (double)(core->counts.rate_limited + auth.limited));
+           (double)(core->counts.rate_limited + auth.limited + http.limited));
 }
 
 static void memory_metrics(struct cd_buf *b)

@@ -29,6 +29,96 @@ test('starts_per_hour: only calls that did start count', limit, async (t) => {
   body(await daemon.as(callee).post('/api/calls/initiate', { roomId }), 201);
 });
 
+test('room_starts_per_hour: whoever starts them; SIGHUP brings another number', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.room_starts_per_hour': 2 });
+  const { caller, callee, roomId } = daemon.newPair();
+  for (const user of [caller, callee]) {
+    const call = body(await daemon.as(user).post('/api/calls/initiate', { roomId }), 201);
+    body(await daemon.as(user).post(callPath(call, '/end')));
+  }
+  const reply = await daemon.as(caller).post('/api/calls/initiate', { roomId });
+  assert.ok(refused(reply, 429, 'M_LIMIT_EXCEEDED').retry_after_ms > 0);
+  assert.match(reply.body.error, /room/);
+  const other = daemon.newPair();
+  body(await daemon.as(other.caller).post('/api/calls/initiate', { roomId: other.roomId }), 201);
+  await daemon.reload({ 'limits.room_starts_per_hour': 0 });
+  body(await daemon.as(callee).post('/api/calls/initiate', { roomId }), 201);
+});
+
+/** Asks until it is refused with 429; how often it was not. */
+async function untilLimited(ask, most) {
+  for (let passed = 0; passed <= most; passed++) {
+    const reply = await ask();
+    if (reply.status !== 429) continue;
+    assert.ok(refused(reply, 429, 'M_LIMIT_EXCEEDED').retry_after_ms > 0);
+    const header = (name) => reply.headers.get?.(name) ?? reply.headers[name];
+    assert.ok(Number(header('retry-after')) >= 1);
+    assert.equal(header('access-control-allow-origin'), '*');
+    return passed;
+  }
+  throw new Error(`${most} requests, and none refused`);
+}
+
+test('requests_per_second: ten seconds\' worth at once, then 429 for that address alone', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.requests_per_second': 2, 'limits.connections_per_ip': 0 });
+  const ask = (from) => rawRequest(daemon.url, 'GET', '/api/calls/config', { from });
+  const passed = await untilLimited(() => ask('127.0.0.1'), 200);
+  assert.ok(passed >= 20, `${passed} passed`);
+  body(await ask('127.0.0.2'));
+  assert.equal((await daemon.control('/metrics')).status, 200, 'the control socket has no such limit');
+  assert.ok(await daemon.metric('rate_limited_total') >= 1);
+  await daemon.reload({ 'limits.requests_per_second': 0 });
+  body(await ask('127.0.0.1'));
+});
+
+test('requests_per_second counts for the client that a trusted proxy names, and for nobody it does not trust', limit,
+  async (t) => {
+    const trusting = await startDaemon(t, { 'limits.requests_per_second': 1, 'server.trust_proxy': '127.0.0.1/32' });
+    const ask = (daemon, from, name) => rawRequest(daemon.url, 'GET', '/api/calls/config',
+      { from, headers: { 'x-forwarded-for': name } });
+    await untilLimited(() => ask(trusting, '127.0.0.1', '198.51.100.1'), 100);
+    body(await ask(trusting, '127.0.0.1', '198.51.100.2'));
+    let number = 0; // another name each time does not help somebody who is no proxy of ours
+    await untilLimited(() => ask(trusting, '127.0.0.2', `198.51.100.${++number % 250}`), 100);
+  });
+
+test('user_requests_per_second: the user, from whatever address', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.user_requests_per_second': 2 });
+  const { caller, callee } = daemon.newPair();
+  const passed = await untilLimited(() => daemon.as(caller).get('/api/calls/active'), 200);
+  assert.ok(passed >= 20, `${passed} passed`);
+  const headers = { authorization: `Bearer ${caller.token}` };
+  refused(await rawRequest(daemon.url, 'GET', '/api/calls/active', { from: '127.0.0.2', headers }), 429, 'M_LIMIT_EXCEEDED');
+  body(await daemon.as(callee).get('/api/calls/active'));
+});
+
+test('events_per_second: the socket that sends more is told so, and stays', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.events_per_second': 3 });
+  const { a, b, callId } = await daemon.answered();
+  const acks = await Promise.all(Array.from({ length: 60 },
+    (_, number) => a.ask('ice-candidate', { callId, candidate: candidateOf(number) })));
+  const late = acks.filter((ack) => !ack.ok);
+  assert.ok(late.length > 0 && late.length <= 31, `${late.length} refused`);
+  for (const ack of late) assert.deepEqual([ack.errcode, ack.retry_after_ms > 0], ['M_LIMIT_EXCEEDED', true]);
+  await b.command('ice-candidate', { callId, candidate: candidateOf(1) }); // another socket
+  await until(async () => (await a.ask('call-connected', { callId })).ok, { what: 'it to pass' });
+});
+
+test('buffered_signals and buffered_bytes: the oldest go, the first descriptions stay', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.buffered_signals': 16, 'limits.buffered_bytes': 16384 });
+  for (const fill of [0, 3000]) {
+    const { a, b, callId } = await daemon.answered();
+    for (let number = 0; number < 60; number++) {
+      await a.command('ice-candidate', { callId, candidate: { ...candidateOf(number), usernameFragment: 'u'.repeat(fill) } });
+    }
+    const { missed } = await b.command('join-call', { callId });
+    const least = fill ? 5 : 20; // of the two seats together
+    assert.ok(missed.length >= least && missed.length <= (fill ? 14 : 32), `${missed.length} kept`);
+    assert.ok(missed.some((event) => event.event === 'webrtc-offer'), 'the first offer');
+    assert.equal(missed.at(-1).candidate.candidate, candidateOf(59).candidate);
+  }
+});
+
 test('failed_tokens_per_minute = 0 judges every token', limit, async (t) => {
   const daemon = await startDaemon(t, { 'limits.failed_tokens_per_minute': 0 });
   for (let index = 0; index < 30; index++) {
@@ -86,14 +176,15 @@ test('max_connections holds for all addresses together', limit, async (t) => {
   for (const raw of held) raw.destroy();
 });
 
-test('whoami_in_flight: the homeserver is asked about one token at a time', limit, async (t) => {
-  const daemon = await startDaemon(t, { 'limits.whoami_in_flight': 1 });
+test('whoami_in_flight, whoami_wait_ms: the homeserver is asked about one token at a time', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.whoami_in_flight': 1, 'limits.whoami_wait_ms': 700 });
   const users = [daemon.newUser(), daemon.newUser()];
   daemon.homeserver.fault(/account\/whoami/, 'hang', 1);
   const first = daemon.as(users[0]).get('/api/calls/active');
   await until(() => daemon.homeserver.held.length === 1, { what: 'the first question' });
   const second = await daemon.as(users[1]).get('/api/calls/active');
   assert.equal(second.status, 503, 'it waited its turn for as long as one may');
+  assert.equal(second.body.retry_after_ms, 700);
   assert.equal(daemon.homeserver.seen(/account\/whoami/).length, 1);
   daemon.homeserver.release();
   body(await first);

@@ -108,7 +108,9 @@ async function between(kind, stack, profiles, site, relayOnly) {
   report(name, 'frame', frame);
 }
 
-const stack = await startStack({ liftRateLimits: true, set: { 'limits.starts_per_hour': 0 } });
+const stack = await startStack({ liftRateLimits: true, set: { 'limits.starts_per_hour': 0,
+  'limits.room_starts_per_hour': 0, 'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0,
+  'limits.events_per_second': 0 } });
 const site = await serveSdkPage();
 const profiles = await launchProfiles(2);
 try {

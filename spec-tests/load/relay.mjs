@@ -123,6 +123,9 @@ as_token = ${'a'.repeat(32)}
 connections_per_ip = 0
 starts_per_hour = 0
 failed_tokens_per_minute = 0
+requests_per_second = 0
+user_requests_per_second = 0
+events_per_second = 0
 [log]
 level = warn
 `, { mode: 0o600 });

@@ -20,7 +20,8 @@
 
 #define CACHE_MAX 20000
 #define BAD_TTL_MS 5000
-#define QUEUE_WAIT_MS 2000
+#define QUEUE_WAIT_MS 2000 /* unless the settings say otherwise */
+#define USERS_MAX 65536    /* whose rates are remembered */
 #define WHOAMI_TIMEOUT_MS 10000
 #define MAX_CHECKS 1024
 #define MAX_WAITERS 8192
@@ -149,10 +150,11 @@ static void check_fail(struct cd_auth_check *c, struct cd_err *err)
 
 static void on_patience_over(void *arg)
 {
+    const struct cd_auth_check *c = arg;
     struct cd_err err;
 
     cd_fail(&err, CD_E_OVERLOADED, "Too many sign-ins are being checked; try again in a moment.");
-    err.retry_after_ms = QUEUE_WAIT_MS;
+    err.retry_after_ms = (long)c->svc->wait_ms;
     check_fail(arg, &err);
 }
 
@@ -392,7 +394,7 @@ static struct cd_auth_check *check_start(struct cd_auth_svc *a, struct cd_str to
     c = check_new(a, token, key, ip);
     if (c)
         c->once_good = cd_auth_cache_was_good(&a->cache, key, cd_mono_ms());
-    if (c && cd_timer_set(a->loop, &c->patience, QUEUE_WAIT_MS, on_patience_over, c) != 0) {
+    if (c && cd_timer_set(a->loop, &c->patience, a->wait_ms, on_patience_over, c) != 0) {
         check_unlink(c);
         check_free(c);
         return NULL;
@@ -550,6 +552,11 @@ void cd_auth_refused(struct cd_auth_svc *a, struct cd_str token)
     cd_auth_sessions_refuse(a, token);
 }
 
+void cd_auth_set_rate(struct cd_auth_svc *a, unsigned per_second)
+{
+    a->per_second = per_second;
+}
+
 void cd_auth_set_held(struct cd_auth_svc *a, struct cd_principal *(*held)(void *arg, const char *user), void *arg)
 {
     a->held = held;
@@ -586,6 +593,8 @@ struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool
     a->loop = loop;
     a->pool = pool;
     a->max_in_flight = conf->whoami_in_flight ? conf->whoami_in_flight : 16;
+    a->wait_ms = conf->whoami_wait_ms ? conf->whoami_wait_ms : QUEUE_WAIT_MS;
+    a->rate = cd_rate_new(USERS_MAX);
     a->query_token = conf->query_token;
     a->dev = conf->dev;
     a->server_name = copy(conf->server_name);
@@ -602,6 +611,7 @@ struct cd_auth_svc *cd_auth_new(struct cd_loop *loop, struct cd_fetch_pool *pool
     if (conf->homeserver_url && *conf->homeserver_url)
         a->whoami_url = whoami_url(conf->homeserver_url);
     if (!a->server_name || !a->as_token || !a->hs_token || !a->hs_token_previous || !a->failures ||
+        !a->rate ||
         (conf->homeserver_url && *conf->homeserver_url && !a->whoami_url)) {
         cd_auth_free(a);
         return NULL;
@@ -633,6 +643,7 @@ void cd_auth_free(struct cd_auth_svc *a)
     cd_map_done(&a->checks);
     cd_map_done(&a->waiters);
     cd_limit_free(a->failures);
+    cd_rate_free(a->rate);
     free_secret(a->as_token);
     free_secret(a->hs_token);
     free_secret(a->hs_token_previous);

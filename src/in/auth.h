@@ -43,6 +43,7 @@ struct cd_auth_conf {
     const char *admin_users;    /* space or comma separated ids */
     const char *admin_token_file;
     unsigned whoami_in_flight;         /* 16 */
+    unsigned whoami_wait_ms;           /* 2000 */
     unsigned failed_tokens_per_minute; /* 10, per address; 0: no limit */
     bool query_token;                  /* users may also send ?access_token= */
     bool dev;                          /* dev_NAME is @NAME:dev, and nobody is asked */
@@ -85,6 +86,8 @@ enum cd_rc cd_auth_session_new(struct cd_auth_svc *a, struct cd_principal *who, 
 /** Where tokens of users are found that this service has not seen since the start (for a session token
  * from before it). @param held  borrowed answer, NULL: none */
 void cd_auth_set_held(struct cd_auth_svc *a, struct cd_principal *(*held)(void *arg, const char *user), void *arg);
+/** HTTP requests a second and user (SIGHUP); 0: no limit. */
+void cd_auth_set_rate(struct cd_auth_svc *a, unsigned per_second);
 /** Constant time. Also takes the previous hs_token while rotating. */
 bool cd_auth_is_hs(const struct cd_auth_svc *a, struct cd_str token);
 bool cd_auth_is_admin_user(const struct cd_auth_svc *a, const char *user_id);

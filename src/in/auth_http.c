@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "base/clock.h"
 #include "base/secret.h"
 #include "in/auth_int.h"
 
@@ -46,14 +47,23 @@ static enum cd_rc check_hs(const struct cd_auth_svc *a, struct cd_req *req)
 }
 
 struct pending {
+    struct cd_auth_svc *svc;
     struct cd_req *req;
     enum cd_auth kind;
     bool inside; /* still in cd_auth_http() */
     enum cd_rc rc;
 };
 
-static enum cd_rc accept_user(struct cd_req *req, enum cd_auth kind, struct cd_principal *p)
+static enum cd_rc accept_user(struct cd_auth_svc *a, struct cd_req *req, enum cd_auth kind, struct cd_principal *p)
 {
+    int64_t wait_ms = cd_rate_take(a->rate, p->user_id, a->per_second, cd_mono_us());
+
+    if (wait_ms > 0) {
+        a->stats.limited++;
+        cd_fail(cd_req_err(req), CD_E_LIMITED, "You send too many requests; wait retry_after_ms.");
+        cd_req_err(req)->retry_after_ms = (long)wait_ms;
+        return CD_E_LIMITED;
+    }
     if (kind == CD_AUTH_ADMIN && !p->admin)
         return cd_fail(cd_req_err(req), CD_E_FORBIDDEN,
                        "This takes an administrator of matrix-calld.");
@@ -67,7 +77,7 @@ static void on_token(void *arg, enum cd_rc rc, struct cd_principal *p, const str
     struct cd_req *req = pd->req;
 
     if (rc == CD_OK)
-        rc = accept_user(req, pd->kind, p);
+        rc = accept_user(pd->svc, req, pd->kind, p);
     else if (cd_req_err(req) && err)
         *cd_req_err(req) = *err;
     if (pd->inside) {
@@ -91,7 +101,7 @@ static enum cd_rc check_user(struct cd_auth_svc *a, struct cd_req *req, enum cd_
     pd = calloc(1, sizeof(*pd));
     if (!pd)
         return cd_fail(cd_req_err(req), CD_E_NO_MEMORY, NULL);
-    *pd = (struct pending){.req = req, .kind = kind, .inside = true};
+    *pd = (struct pending){.svc = a, .req = req, .kind = kind, .inside = true};
     if (cd_auth_token(a, token, cd_req_client_ip(req), on_token, pd) != 0) {
         pd->inside = false;
         return CD_PENDING;

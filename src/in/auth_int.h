@@ -5,6 +5,7 @@
 #include "base/map.h"
 #include "in/auth.h"
 #include "in/limit.h"
+#include "in/rate.h"
 #include "loop/loop.h"
 
 #define CD_AUTH_GOOD_TTL_MS 60000
@@ -79,7 +80,9 @@ struct cd_auth_svc {
     char *whoami_url; /* NULL: no homeserver */
     char *server_name, *as_token, *hs_token, *hs_token_previous;
     char *admin_users, *admin_token;
-    unsigned max_in_flight;
+    unsigned max_in_flight, wait_ms;
+    struct cd_rate *rate; /* requests by user */
+    unsigned per_second;
     bool query_token, dev;
     struct cd_auth_cache cache;
     struct cd_auth_sessions sessions;

@@ -81,6 +81,7 @@ struct cd_http_conf {
     size_t header_bytes;      /* connection memory for request line and headers, 16384 */
     unsigned max_connections;
     unsigned per_ip;          /* public connections an address, 0: no limit */
+    unsigned per_second;      /* public requests a second and address, 0: no limit */
     size_t body_bytes;        /* bodies held at once by all requests, 0: no limit; beyond it 503 */
 };
 
@@ -93,6 +94,8 @@ struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *con
 /** Take over origins, trusted proxies, connections an address and the body budget (SIGHUP); the
  * rest of @p conf stays as it was at the start. */
 void cd_http_reload(struct cd_http *http, const struct cd_http_conf *conf);
+/** Public requests a second and address (SIGHUP); 0: no limit. */
+void cd_http_set_rate(struct cd_http *http, unsigned per_second);
 void cd_http_set_auth(struct cd_http *http, cd_auth_fn fn, void *self);
 /** Add a table of routes. @param routes  must outlive the server. @return CD_OK or CD_E_INTERNAL
  * (same method and path twice) */
@@ -108,7 +111,7 @@ void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct
                    socklen_t addr_len);
 
 struct cd_http_stats {
-    uint64_t requests, refused, parked_now, connections_now, bytes_in;
+    uint64_t requests, refused, limited, parked_now, connections_now, bytes_in;
     uint64_t by_status[6]; /* index 1..5: 1xx..5xx */
 };
 void cd_http_stats(const struct cd_http *http, struct cd_http_stats *out);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "in/classify.h"
@@ -22,9 +23,11 @@
 #include "in/http_raw.h"
 #include "in/linger.h"
 #include "in/peers.h"
+#include "in/rate.h"
 
 /* From the connection, or a request's first line, to the end of its head. */
 #define HEAD_DEADLINE_MS 20000
+#define ADDRESSES_MAX 65536 /* whose rates are remembered */
 
 static const size_t body_caps[] = {
     [CD_ROLE_PUBLIC] = 256u << 10,
@@ -236,6 +239,23 @@ enum http_verdict cd_http_judge_auth(struct cd_req *req, enum cd_rc rc)
     return rc == CD_OK ? HTTP_READ_BODY : refuse(req, rc);
 }
 
+/* Only to know whether one follows the refusal. */
+static void look_for_body(struct cd_req *req)
+{
+    (void)judge_body(req);
+    cd_http_release_body(req);
+    req->err = (struct cd_err){0};
+}
+
+static enum http_verdict refuse_rate(struct cd_req *req, int64_t wait_ms)
+{
+    look_for_body(req);
+    req->http->stats.limited++;
+    cd_fail(&req->err, CD_E_LIMITED, "Too many requests from your address; wait retry_after_ms.");
+    req->err.retry_after_ms = (long)wait_ms;
+    return refuse(req, CD_E_LIMITED);
+}
+
 static enum http_verdict judge_route(struct cd_req *req)
 {
     const struct cd_route *route;
@@ -243,9 +263,7 @@ static enum http_verdict judge_route(struct cd_req *req)
                                     &req->match);
 
     if (rc != CD_OK) {
-        (void)judge_body(req); /* only to know whether one follows the refusal */
-        cd_http_release_body(req);
-        req->err = (struct cd_err){0};
+        look_for_body(req);
         if (strcmp(req->method, "OPTIONS") == 0 && rc != CD_E_INVALID_PARAM)
             return preflight(req);
         if (rc == CD_E_INVALID_PARAM)
@@ -282,6 +300,12 @@ enum http_verdict cd_http_judge(struct cd_req *req)
         req->has_body = true;
         cd_fail(&req->err, CD_E_OVERLOADED, "The server is stopping.");
         return refuse(req, CD_E_OVERLOADED);
+    }
+    if (req->role == CD_ROLE_PUBLIC) {
+        int64_t wait_ms = cd_rate_take(req->http->rate, req->client_ip, req->http->per_second, cd_mono_us());
+
+        if (wait_ms > 0)
+            return refuse_rate(req, wait_ms);
     }
     if (is_handshake(req))
         return judge_handshake(req);
@@ -393,13 +417,15 @@ struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *con
     http->max_connections = conf->max_connections ? conf->max_connections : 60000;
     http->body_budget = conf->body_bytes;
     http->router = cd_router_new();
+    http->rate = cd_rate_new(ADDRESSES_MAX);
+    http->per_second = conf->per_second;
     cd_peers_limit(conf->per_ip);
     if (cd_proxy_parse(&http->proxy, conf->trust_proxy, &err) != CD_OK)
         cd_log(CD_LOG_ERROR, "in", "http.proxy", NULL, "%s", err.text);
     http->daemons[0] = cd_http_daemon_new(http, CD_ROLE_PUBLIC, 75);
     http->daemons[1] = cd_http_daemon_new(http, CD_ROLE_APPSERVICE, 330);
     http->daemons[2] = cd_http_daemon_new(http, CD_ROLE_CONTROL, 75);
-    if (http->prefix && http->cors_origins && http->router && http->daemons[0] &&
+    if (http->prefix && http->cors_origins && http->router && http->rate && http->daemons[0] &&
         http->daemons[1] && http->daemons[2])
         return http;
     cd_http_free(http);
@@ -422,6 +448,11 @@ void cd_http_reload(struct cd_http *http, const struct cd_http_conf *conf)
         cd_log(CD_LOG_ERROR, "in", "http.proxy", NULL, "%s", err.text);
     http->body_budget = conf->body_bytes;
     cd_peers_limit(conf->per_ip);
+}
+
+void cd_http_set_rate(struct cd_http *http, unsigned per_second)
+{
+    http->per_second = per_second;
 }
 
 void cd_http_set_auth(struct cd_http *http, cd_auth_fn fn, void *self)
@@ -529,6 +560,7 @@ void cd_http_free(struct cd_http *http)
         cd_http_daemon_free(http->daemons[i]);
     cd_linger_end();
     cd_router_free(http->router);
+    cd_rate_free(http->rate);
     free(http->prefix);
     free(http->cors_origins);
     free(http);

@@ -45,6 +45,8 @@ struct cd_http {
     struct http_upgrade *upgrades;
     size_t body_budget; /* bytes of bodies held at once, 0: no limit */
     size_t body_used;
+    struct cd_rate *rate; /* requests by address */
+    unsigned per_second;
     struct cd_timer sweep; /* armed while bodies are being read */
     bool draining;
     bool adopt_counted; /* the connection being handed over was counted by its address */

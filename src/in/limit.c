@@ -103,6 +103,11 @@ struct cd_limit *cd_limit_new(unsigned per_window, int64_t window_ms, unsigned m
     return l;
 }
 
+unsigned cd_limit_per_window(const struct cd_limit *l)
+{
+    return l->per_window;
+}
+
 void cd_limit_free(struct cd_limit *l)
 {
     if (!l)

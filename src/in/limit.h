@@ -11,6 +11,7 @@ struct cd_limit;
  * no limit
  * @param max_keys    size of the table */
 struct cd_limit *cd_limit_new(unsigned per_window, int64_t window_ms, unsigned max_keys);
+unsigned cd_limit_per_window(const struct cd_limit *l);
 void cd_limit_free(struct cd_limit *l);
 /** Would an event be allowed? @return 0, or milliseconds to wait */
 int64_t cd_limit_peek(struct cd_limit *l, const char *key, int64_t now_ms);
