@@ -39,8 +39,9 @@ struct cd_conf {
     struct {
         long memory_mb, connections_per_ip, sockets_per_user, whoami_in_flight,
             whoami_wait_ms, failed_tokens_per_minute, starts_per_hour, room_starts_per_hour,
-            requests_per_second, user_requests_per_second, events_per_second, buffered_signals, buffered_bytes, sdp_bytes, signal_bytes, candidates,
-            socket_queue_messages, socket_queue_bytes, json_depth, max_connections;
+            requests_per_second, user_requests_per_second, events_per_second, buffered_signals,
+            buffered_bytes, sdp_bytes, signal_bytes, candidates, socket_queue_messages, socket_queue_bytes,
+            json_depth, max_connections;
     } limits;
     struct {
         char *level, *format;
