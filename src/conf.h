@@ -21,6 +21,7 @@ struct cd_conf {
     struct {
         char *url, *schema, *spool_dir;
         bool auto_migrate;
+        long spool_max_mb;
     } database;
     struct {
         char *homeserver_url, *public_homeserver_url, *server_name, *registration, *hs_token,

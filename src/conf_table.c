@@ -68,6 +68,8 @@ const struct conf_key cd_conf_keys[] = {
          "What PostgreSQL cannot take while it is away is kept here, on a local disk; each daemon "
          "needs a directory of its own. Empty: spool in the service's state directory, or in "
          "/var/lib/matrix-calld."),
+    INT(database, spool_max_mb, 0, 1, 65536, 256,
+        "Room for that [MiB]. When it is used up new calls are refused; running ones can end."),
 
     TEXT(matrix, homeserver_url, 0, "http://127.0.0.1:8008", "http://... or https://...",
          cd_conf_is_http_url, "Client API of the homeserver, as seen from here."),

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 #include "in/listener.h"
 #include "in/ws.h"
 #include "live.h"
-#include "store/spool_dir.h"
+#include "restore.h"
 
 #define MAX_LISTENERS 16
 #define DRAIN_MS 8000      /* of the 10 s that a service manager is promised */
@@ -30,6 +31,7 @@ struct daemon {
     struct cd_listener *listeners[MAX_LISTENERS];
     size_t n_listeners;
     struct cd_spool_dir spool;
+    bool offline; /* the database was not there at start */
     struct cd_timer drain;
     int64_t drain_until_ms; /* monotonic */
     bool flushed;
@@ -154,24 +156,6 @@ static void say_ready(struct daemon *d)
     fflush(stdout);
 }
 
-static void restore_one(struct cd_core *core, struct cd_stored_call *sc)
-{
-    struct cd_outbox_row *rows = sc->outbox;
-    size_t n = sc->n_outbox;
-
-    sc->outbox = NULL;
-    sc->n_outbox = 0;
-    struct cd_live *l = cd_live_restore(core, sc);
-    for (size_t i = 0; l && i < l->cur->n_participants; i++)
-        cd_tokens_restore(core, l->cur->participants[i].user_id);
-    for (size_t i = 0; l && cd_modules[i]; i++)
-        if (cd_modules[i]->on_restored)
-            cd_modules[i]->on_restored(core, l, rows, n);
-    for (size_t i = 0; i < n; i++)
-        cd_outbox_row_done(&rows[i]);
-    free(rows);
-}
-
 static void on_live_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call **calls, size_t n)
 {
     struct daemon *d = arg;
@@ -182,9 +166,7 @@ static void on_live_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call
         give_up(d, "restoring calls", &err);
         return;
     }
-    for (size_t i = 0; i < n; i++)
-        restore_one(&d->core, calls[i]);
-    free(calls);
+    n = cd_restore_calls(&d->core, calls, n);
     if (n)
         cd_log(CD_LOG_INFO, "daemon", "calls.restored", NULL, "%zu calls restored", n);
     if (open_listeners(d, &err) != CD_OK)
@@ -193,16 +175,18 @@ static void on_live_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call
         say_ready(d);
 }
 
+static struct cd_migrate_conf migration_conf(const struct cd_conf *f)
+{
+    return (struct cd_migrate_conf){.url = f->database.url, .schema = f->database.schema, .to = -1,
+                                    .wait = true, .dry_run = !f->database.auto_migrate,
+                                    .complete = !f->database.auto_migrate, .connect_s = 5};
+}
+
 static void on_store_ready(void *arg, enum cd_store_rc rc)
 {
     struct daemon *d = arg;
 
-    if (rc != CD_STORE_OK) {
-        struct cd_err err;
-        cd_fail(&err, CD_E_INTERNAL, "no connection; is database.url right and the server up?");
-        give_up(d, "connecting to PostgreSQL", &err);
-        return;
-    }
+    (void)rc; /* it is always ready: with the database, or with the spool */
     d->core.store->ops->load_live(d->core.store, on_live_loaded, d);
 }
 
@@ -211,23 +195,35 @@ static void start_from_memory(void *arg)
     on_store_ready(arg, CD_STORE_OK);
 }
 
+/* The store calls back with the daemon, which begins with its core. */
+_Static_assert(offsetof(struct daemon, core) == 0, "the daemon begins with its core");
+
 static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
 {
     struct cd_core *core = &d->core;
-    struct cd_pg_conf pg = {.url = core->conf->database.url, .schema = core->conf->database.schema,
-                            .node = d->spool.node};
+    const struct cd_conf *f = core->conf;
+    struct cd_spool_conf sc = {.pg = {.url = f->database.url, .schema = f->database.schema},
+                               .migrate = migration_conf(f),
+                               .dir = &d->spool,
+                               .max_mb = f->database.spool_max_mb,
+                               .offline = d->offline,
+                               .ready = on_store_ready,
+                               .live = cd_restore_each,
+                               .came = cd_restore_rest,
+                               .arg = d};
 
-    core->persistent = pg.url[0] != '\0';
+    core->persistent = f->database.url[0] != '\0';
     if (core->persistent) {
-        core->store = cd_store_pg_open(core->loop, &pg, on_store_ready, d);
-    } else {
-        cd_log(CD_LOG_WARN, "daemon", "store.memory", NULL,
-               "database.url is not set: calls live in memory and end with the process");
-        core->store = cd_store_mem_open(core->loop);
-        if (core->store)
-            cd_loop_defer(core->loop, start_from_memory, d);
+        core->store = cd_store_spool_open(core->loop, &sc, err);
+        return core->store ? CD_OK : err->rc;
     }
-    return core->store ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, "the store could not be opened");
+    cd_log(CD_LOG_WARN, "daemon", "store.memory", NULL,
+           "database.url is not set: calls live in memory and end with the process");
+    core->store = cd_store_mem_open(core->loop);
+    if (!core->store)
+        return cd_fail(err, CD_E_NO_MEMORY, "the store could not be opened");
+    cd_loop_defer(core->loop, start_from_memory, d);
+    return CD_OK;
 }
 
 /* The key that seals tokens in the database and signs session tokens; without a file (there is one when
@@ -250,14 +246,20 @@ static enum cd_rc open_spool(struct daemon *d, struct cd_err *err)
     return f->database.url[0] ? cd_spool_dir_open(f->database.spool_dir, &d->spool, err) : CD_OK;
 }
 
-static enum cd_rc migrate_at_start(const struct cd_conf *f, struct cd_err *err)
+/* @return CD_OK also without a server: then we begin with the spool alone */
+static enum cd_rc migrate_at_start(struct daemon *d, struct cd_err *err)
 {
-    struct cd_migrate_conf m = {.url = f->database.url, .schema = f->database.schema, .to = -1, .wait = true,
-                                .dry_run = !f->database.auto_migrate};
+    const struct cd_conf *f = d->core.conf;
+    struct cd_migrate_conf m = migration_conf(f);
+    enum cd_rc rc = f->database.url[0] ? cd_migrate(&m, stderr, err) : CD_OK;
 
-    if (!f->database.url[0])
-        return CD_OK;
-    return cd_migrate(&m, stderr, err);
+    if (rc != CD_E_OVERLOADED)
+        return rc;
+    d->offline = true;
+    cd_log(CD_LOG_ERROR, "daemon", "start.without_database", NULL,
+           "%s. Starting all the same: calls are kept in database.spool_dir until it is there", err->text);
+    memset(err, 0, sizeof *err);
+    return CD_OK;
 }
 
 /* The owner of the largest queue goes, one a turn, until the budget has room again. */
@@ -510,7 +512,7 @@ static enum cd_rc assemble(struct daemon *d, struct cd_err *err)
 
     core->no_homeserver = core->conf->matrix.homeserver_url[0] == '\0';
     if ((rc = open_seal(core, err)) != CD_OK || (rc = open_spool(d, err)) != CD_OK ||
-        (rc = migrate_at_start(core->conf, err)) != CD_OK)
+        (rc = migrate_at_start(d, err)) != CD_OK)
         return rc;
     setup_sockets(core);
     core->loop = cd_loop_new(&lc);

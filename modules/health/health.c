@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/budget.h"
+#include "base/clock.h"
 
 static enum cd_rc reply(struct cd_req *req, int status, struct cd_buf *b)
 {
@@ -42,7 +43,7 @@ static bool homeserver_up(const struct cd_core *core)
     return out.homeserver_up && (!core->fetch || cd_fetch_reachable(core->fetch));
 }
 
-/* 200 with what is away; 503 only while starting or draining. */
+/* 200 with what is away; 503 only while starting, draining, or when nothing new can be kept. */
 static enum cd_rc ready(void *self, struct cd_req *req)
 {
     const struct cd_core *core = self;
@@ -52,9 +53,12 @@ static enum cd_rc ready(void *self, struct cd_req *req)
     struct cd_buf b;
 
     core->store->ops->stats(core->store, &store);
+    ok = ok && !store.spool_full;
     cd_buf_init(&b, 512);
     cd_buf_addf(&b, "{\"ready\":%s,\"state\":\"%s\",\"degraded\":[", ok ? "true" : "false",
-                core->draining ? "draining" : core->ready ? "running" : "starting");
+                core->draining ? "draining"
+                : !core->ready ? "starting"
+                : store.spool_full ? "full" : "running");
     if (core->persistent && !store.connected) {
         cd_buf_adds(&b, "\"postgresql\"");
         sep = ",";
@@ -115,6 +119,21 @@ static void memory_metrics(struct cd_buf *b)
     cd_metric(b, "memory_limit_bytes", "gauge", "limits.memory_mb.", (double)cd_budget_limit());
 }
 
+static void spool_metrics(struct cd_buf *b, const struct cd_store_stats *st)
+{
+    int64_t age = st->spool_oldest_at ? cd_wall_ms() - st->spool_oldest_at : 0;
+
+    cd_metric(b, "store_spooling", "gauge", "1 while changes are kept in files, without the database.", st->spooling);
+    cd_metric(b, "spool_full", "gauge", "1 while nothing new has room there.", st->spool_full);
+    cd_metric(b, "spool_bytes", "gauge", "Bytes that the database has to get.", (double)st->spool_bytes);
+    cd_metric(b, "spool_records", "gauge", "Changes that the database has to get.", (double)st->spool_records);
+    cd_metric(b, "spool_oldest_seconds", "gauge", "Age of the oldest of them.", (double)(age > 0 ? age : 0) / 1000);
+    cd_metric(b, "spool_replayed_total", "counter", "Changes written to the database later.",
+              (double)st->spool_replayed);
+    cd_metric(b, "spool_rejected_total", "counter", "Changes that it did not take: see the file rejected.",
+              (double)st->spool_rejected);
+}
+
 static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
 {
     struct cd_store_stats st;
@@ -129,6 +148,7 @@ static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
     cd_metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
     cd_metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
     cd_metric(b, "store_queue", "gauge", "Changes waiting to become durable.", (double)st.queue_now);
+    spool_metrics(b, &st);
     cd_sock_stats(&so);
     cd_metric(b, "sockets", "gauge", "Connected client sockets.", (double)so.sockets);
     cd_metric(b, "sockets_websocket", "gauge", "Of them over WebSocket.", (double)so.websocket);

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/secret.h"
 #include "call/call.h"
-#include "store/store.h"
+#include "store/spool.h"
 
 static const char *kit_name, *kit_url;
 static char kit_schema[64];
@@ -48,6 +48,7 @@ static inline bool kit_start(void)
     return cd_secret_init() == 0;
 }
 
+/** Drop the schema that kit_use_postgres made; the next one begins empty. */
 static inline void kit_end(void)
 {
     char sql[128];
@@ -107,10 +108,72 @@ static inline struct cd_store *kit_open_pg(const char *url)
     return s;
 }
 
+/* A spool directory of this process's own. */
+static struct cd_spool_dir kit_spool_dir;
+static char kit_spool_path[96];
+static enum { KIT_DIRECT, KIT_SPOOL, KIT_AWAY } kit_spool;
+
+static inline void kit_spool_begin(void)
+{
+    struct cd_err err;
+
+    snprintf(kit_spool_path, sizeof kit_spool_path, "/tmp/calld-spool-XXXXXX");
+    if (!mkdtemp(kit_spool_path) || cd_spool_dir_open(kit_spool_path, &kit_spool_dir, &err) != CD_OK) {
+        printf("Bail out! no spool directory\n");
+        exit(1);
+    }
+}
+
+static inline void kit_spool_end(void)
+{
+    static const char *const names[] = {"lock", "node", "reserve", "rejected"};
+
+    for (int i = 1; i < 1000; i++) {
+        char name[32];
+
+        snprintf(name, sizeof name, "%010d.seg", i);
+        unlinkat(kit_spool_dir.fd, name, 0);
+    }
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        unlinkat(kit_spool_dir.fd, names[i], 0);
+    cd_spool_dir_close(&kit_spool_dir);
+    rmdir(kit_spool_path);
+}
+
+/** @param url  of a database that may be away. @param live  what is in memory, may be NULL */
+static inline struct cd_store *kit_open_spool(const char *url, bool offline, long max_mb,
+                                              void (*live)(void *arg, cd_spool_call_fn fn, void *fn_arg))
+{
+    struct kit_done d = {0};
+    const struct cd_spool_conf conf = {
+        .pg = {.url = url, .schema = kit_schema},
+        .migrate = {.url = url, .schema = kit_schema, .to = -1, .wait = true},
+        .dir = &kit_spool_dir,
+        .max_mb = max_mb,
+        .offline = offline,
+        .ready = kit_on_done,
+        .live = live,
+        .arg = &d,
+    };
+    struct cd_err err = {0};
+    struct cd_store *s = cd_store_spool_open(await.loop, &conf, &err);
+
+    if (!s) {
+        printf("# %s\n", err.text);
+        return NULL;
+    }
+    UNTIL(d.done);
+    return s;
+}
+
 static inline struct cd_store *kit_open(void)
 {
     bool memory = strcmp(kit_name, "memory") == 0;
-    struct cd_store *s = memory ? cd_store_mem_open(await.loop) : kit_open_pg(kit_url);
+    struct cd_store *s = memory                   ? cd_store_mem_open(await.loop)
+                         : kit_spool == KIT_SPOOL ? kit_open_spool(kit_url, false, 64, NULL)
+                         : kit_spool == KIT_AWAY
+                             ? kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, NULL)
+                             : kit_open_pg(kit_url);
 
     if (s && strcmp(s->ops->name, kit_name) != 0)
         printf("# the store calls itself %s\n", s->ops->name);

@@ -130,11 +130,14 @@ static inline bool proxy_init(struct proxy *p, int server_port)
 {
     struct sockaddr_in a = proxy_addr(0);
     socklen_t len = sizeof a;
+    int on = 1;
 
     memset(p, 0, sizeof *p);
     p->server_port = server_port;
     p->listener = proxy_socket();
-    if (p->listener < 0 || bind(p->listener, (struct sockaddr *)&a, sizeof a) < 0 ||
+    /* so that it can be listened to again */
+    if (p->listener < 0 || setsockopt(p->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
+        bind(p->listener, (struct sockaddr *)&a, sizeof a) < 0 ||
         getsockname(p->listener, (struct sockaddr *)&a, &len) < 0)
         return false;
     p->port = ntohs(a.sin_port);
@@ -147,6 +150,31 @@ static inline bool proxy_listen(struct proxy *p)
         return false;
     p->io = cd_io_add(await.loop, p->listener, EPOLLIN, proxy_accept, p);
     return p->io != NULL;
+}
+
+static inline void proxy_cut_all(struct proxy *p);
+
+/** Refuse from now on: nobody listens at the port. */
+static inline void proxy_refuse(struct proxy *p)
+{
+    cd_io_del(p->io);
+    p->io = NULL;
+    close(p->listener);
+    p->listener = -1;
+    proxy_cut_all(p);
+}
+
+/** Listen at the same port again. */
+static inline bool proxy_accept_again(struct proxy *p)
+{
+    struct sockaddr_in a = proxy_addr(p->port);
+    int on = 1;
+
+    p->swallow_new = false;
+    p->n = 0; /* all are cut */
+    p->listener = proxy_socket();
+    return p->listener >= 0 && setsockopt(p->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+           bind(p->listener, (struct sockaddr *)&a, sizeof a) == 0 && proxy_listen(p);
 }
 
 static inline void proxy_cut_all(struct proxy *p)

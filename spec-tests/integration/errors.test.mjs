@@ -174,8 +174,8 @@ test('database.spool_dir serves one daemon; a file in its place is refused', lim
   assert.match(third.said.stderr, /spool_dir .*: cannot open the directory/);
 });
 
-test('no database, or no registration, where the settings say: an error that names it', limit, async () => {
-  for (const [name, value] of [['database.url', 'postgresql://nobody@127.0.0.1:1/none'],
+test('no such database, or no registration, where the settings say: an error that names it', limit, async () => {
+  for (const [name, value] of [['database.url', stack.info.databaseUrl.replace(/\/[^/]*$/, '/none')],
     ['matrix.registration', `${sealKey}.no-registration`]]) {
     const daemon = await another({ [name]: value });
     assert.notEqual(await daemon.end(), 0, name);
@@ -183,7 +183,7 @@ test('no database, or no registration, where the settings say: an error that nam
   }
 });
 
-test('a database that keeps us waiting: what it must keep is refused, and works again afterwards', limit, async () => {
+test('a database that keeps us waiting: calls go on, and it gets them afterwards', limit, async () => {
   const { caller, roomId } = await stack.newPair();
   const ringing = await stack.newPair();
   const call = body(await stack.as(ringing.caller).post('/api/calls/initiate', { roomId: ringing.roomId }), 201);
@@ -193,12 +193,19 @@ test('a database that keeps us waiting: what it must keep is refused, and works 
   rival.stdin.write(`BEGIN; LOCK TABLE ${schema}.call_sessions; SELECT 'locked';\n`);
   await once(rival.stdout, 'data');
   try {
-    refused(await stack.as(caller).post('/api/calls/initiate', { roomId }), 503, 'ORG.CALLD.OVERLOADED');
+    const fresh = body(await stack.as(caller).post('/api/calls/initiate', { roomId }), 201);
+    const ready = await (await fetch(`${stack.daemon}/ready`)).json();
+    assert.deepEqual(ready, { ready: true, state: 'running', degraded: ['postgresql'] });
+    assert.equal(body(await stack.as(caller).post(path(fresh, '/end'))).status, 'canceled');
     assert.equal(body(await stack.as(ringing.caller).get(path(call))).status, 'ringing', 'what is known is answered');
   } finally {
     rival.stdin.end('ROLLBACK;\n');
     await ended;
   }
-  await until(async () => (await stack.as(ringing.caller).post(path(call, '/end'))).status === 200,
+  assert.equal((await stack.as(ringing.caller).post(path(call, '/end'))).status, 200);
+  await until(async () => (await (await fetch(`${stack.daemon}/ready`)).json()).degraded.length === 0,
     { what: 'the database' });
+  const rows = await query(stack.info.databaseUrl, `SELECT status FROM ${schema}.call_sessions
+    WHERE room_id IN ('${roomId}', '${ringing.roomId}')`);
+  assert.deepEqual(rows.map((row) => row.status), ['canceled', 'canceled']);
 });

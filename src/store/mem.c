@@ -160,7 +160,7 @@ static enum cd_store_rc judge_insert(struct mem_store *s, const struct cd_call *
     return rc == CD_STORE_OK && s->n_live >= MEM_LIVE_MAX ? CD_STORE_FULL : rc;
 }
 
-static enum cd_store_rc judge(struct mem_store *s, const struct cd_change *ch, char *live)
+enum cd_store_rc mem_judge(struct mem_store *s, const struct cd_change *ch, char *live)
 {
     const struct mem_call *m = find_call(s, ch->call_id);
 
@@ -347,7 +347,7 @@ static bool is_untold(const struct mem_call *m)
     return !m->call->invite_tried;
 }
 
-static enum cd_store_rc apply(struct mem_store *s, struct cd_change *ch)
+enum cd_store_rc mem_apply(struct mem_store *s, struct cd_change *ch)
 {
     struct mem_call *m = write_call(s, ch);
 
@@ -387,9 +387,9 @@ static void commit(struct cd_store *b, struct cd_change *ch, cd_commit_fn fn, vo
     a->kind = CD_A_COMMIT;
     a->fn.commit = fn;
     a->change = ch;
-    a->rc = judge(s, ch, a->live);
+    a->rc = mem_judge(s, ch, a->live);
     if (a->rc == CD_STORE_OK)
-        a->rc = apply(s, ch);
+        a->rc = mem_apply(s, ch);
     s->stats.commits += a->rc == CD_STORE_OK;
     s->stats.lost_races += a->rc == CD_STORE_LOST_RACE;
     s->stats.batches++;

@@ -82,6 +82,11 @@ bool mem_idem_put(struct mem_store *s, struct cd_idem_row *row);
 /** Free idempotency rows, tokens and members. */
 void mem_kv_done(struct mem_store *s);
 
+/** What commit would answer. @param live  filled for CALL_EXISTS, CD_CALL_ID_LEN + 1 bytes */
+enum cd_store_rc mem_judge(struct mem_store *s, const struct cd_change *ch, char *live);
+/** Write it, judged or not; the rows move out of @p ch. @return CD_STORE_OK or CD_STORE_FULL */
+enum cd_store_rc mem_apply(struct mem_store *s, struct cd_change *ch);
+
 /* operations of mem_kv.c */
 void mem_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg);
 void mem_token_put(struct cd_store *b, const char *user, const char *device, const uint8_t *sealed,

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "store/pg_notice.h"
 #include "store/store.h"
@@ -100,10 +101,31 @@ static enum cd_rc exec(struct run *r, const char *what, const char *sql, int n, 
     return rc;
 }
 
+/* Nobody there, nobody who answers, or one who says that he is starting or stopping: that passes. Whoever
+ * has an answer, be it "no such database", means what he says. */
+static bool may_pass(const char *const *keys, const char *const *values, int64_t took_ms, int64_t limit_ms)
+{
+    PGPing p = took_ms >= limit_ms ? PQPING_NO_RESPONSE : PQpingParams(keys, values, 1);
+
+    return p == PQPING_NO_RESPONSE || p == PQPING_REJECT;
+}
+
+static enum cd_rc no_connection(struct run *r, bool passes)
+{
+    char line[1200];
+
+    if (!passes)
+        return fail_pg(r, "the database does not answer; check database.url", NULL);
+    one_line(PQerrorMessage(r->pg), line, sizeof line);
+    return cd_fail(r->err, CD_E_OVERLOADED, "the database does not answer; check database.url: %.180s", line);
+}
+
 static enum cd_rc connect_db(struct run *r)
 {
+    char seconds[12];
     const char *const keys[] = {"dbname", "fallback_application_name", "connect_timeout", NULL};
-    const char *const values[] = {r->conf->url, "matrix-calld migrate", "10", NULL};
+    const char *const values[] = {r->conf->url, "matrix-calld migrate", seconds, NULL};
+    int64_t began = cd_mono_ms();
     const char *schema = r->conf->schema;
     PQconninfoOption *parsed = PQconninfoParse(r->conf->url, NULL);
 
@@ -112,9 +134,11 @@ static enum cd_rc connect_db(struct run *r)
                        "database.url is neither a URI (postgresql://user@host/db)"
                        " nor \"key=value ...\"");
     PQconninfoFree(parsed);
+    snprintf(seconds, sizeof seconds, "%d", r->conf->connect_s ? r->conf->connect_s : 10);
     r->pg = PQconnectdbParams(keys, values, 1);
     if (!r->pg || PQstatus(r->pg) != CONNECTION_OK)
-        return fail_pg(r, "the database does not answer; check database.url", NULL);
+        return no_connection(r, may_pass(keys, values, cd_mono_ms() - began,
+                                         (r->conf->connect_s ? r->conf->connect_s : 10) * 900));
     PQsetNoticeReceiver(r->pg, cd_pg_notice, NULL);
     return exec(r, "cannot set the schema",
                 "SELECT set_config('search_path', quote_ident($1), false),"
@@ -249,6 +273,8 @@ static enum cd_rc run_file(struct run *r, const char *name, const char *sql)
 
 static enum cd_rc go_up(struct run *r, int to)
 {
+    size_t missing = 0;
+
     for (size_t i = 0; i < cd_migrations_count && cd_migrations[i].number <= to; i++) {
         const struct cd_migration *m = &cd_migrations[i];
         const struct applied *a = find_applied(r, m->number);
@@ -256,6 +282,7 @@ static enum cd_rc go_up(struct run *r, int to)
 
         if (!a)
             say(r, "apply", m->name);
+        missing += !a;
         if (r->conf->dry_run)
             continue;
         if (!a)
@@ -265,6 +292,10 @@ static enum cd_rc go_up(struct run *r, int to)
         if (rc != CD_OK)
             return rc;
     }
+    if (missing && r->conf->complete)
+        return cd_fail(r->err, CD_E_INTERNAL,
+                       "%zu migrations are missing in schema \"%s\", and database.auto_migrate is off: run"
+                       " matrix-calld migrate", missing, r->conf->schema);
     return CD_OK;
 }
 
@@ -295,8 +326,9 @@ static enum cd_rc migrate(struct run *r)
                        "there is no migration number %d; the newest is %d, 0 takes all back", to,
                        newest);
     rc = connect_db(r);
-    if (rc == CD_OK)
-        rc = lock(r);
+    if (rc != CD_OK)
+        return rc;
+    rc = lock(r);
     if (rc == CD_OK)
         rc = read_applied(r);
     if (rc == CD_OK)
@@ -305,7 +337,8 @@ static enum cd_rc migrate(struct run *r)
         rc = go_down(r, to);
     if (rc == CD_OK)
         rc = go_up(r, to);
-    return rc;
+    /* it went away in the middle */
+    return rc != CD_OK && PQstatus(r->pg) == CONNECTION_BAD ? CD_E_OVERLOADED : rc;
 }
 
 enum cd_rc cd_migrate(const struct cd_migrate_conf *conf, void *out_file, struct cd_err *err)

@@ -14,7 +14,6 @@
 
 #define TICK_MS 500
 #define BATCH_WAIT_MS 20000 /* for a batch's results; the server gives a statement up after 10 s */
-#define HANG_MS 2000 /* a change that waits longer: the database counts as away */
 #define PURGE_MS (60 * 60 * 1000)
 #define SLOTS 4096 /* of the set of calls in a batch */
 
@@ -194,11 +193,19 @@ static void kick(struct pg_store *s)
     s->kick = k;
 }
 
-static void submit(struct pg_store *s, struct pg_op *op)
+void pg_put(struct pg_store *s, struct pg_op *op)
 {
     op->queued_ms = cd_mono_ms();
     append(s, op);
     kick(s);
+}
+
+static void submit(struct pg_store *s, struct pg_op *op)
+{
+    if (s->divert)
+        s->watch->take(s->watch->arg, op);
+    else
+        pg_put(s, op);
 }
 
 /* An op that will not be written: its answer comes later, as any other. */
@@ -384,22 +391,13 @@ static void flush(struct cd_store *b, cd_done_fn fn, void *arg)
     submit(s, op);
 }
 
-/* A server that hangs keeps its connection: what waits too long for its answer tells. */
-static bool hangs(const struct pg_store *s)
-{
-    bool writing = s->phase == PG_GROUP || s->phase == PG_SINGLES || s->phase == PG_DIAG;
-    int64_t now = cd_mono_ms();
-
-    return (writing && now - s->sent_ms > HANG_MS) || (s->head && now - s->head->queued_ms > HANG_MS);
-}
-
 static void stats(const struct cd_store *b, struct cd_store_stats *out)
 {
     const struct pg_store *s = (const struct pg_store *)(const void *)b;
-    uint64_t connects = cd_pgconn_connects(s->write);
+    uint64_t connects = s->write ? cd_pgconn_connects(s->write) : 0;
 
     *out = s->stats;
-    out->connected = s->stats.connected && !hangs(s);
+    out->connected = s->stats.connected && !pg_hangs(s);
     out->queue_now = s->n_queued + s->n_batch;
     out->reconnects = connects ? connects - 1 : 0;
 }
@@ -432,7 +430,9 @@ static void tick(void *arg)
         expire(s, now);
     if (s->phase != PG_DOWN && s->phase != PG_IDLE && now - s->sent_ms > BATCH_WAIT_MS)
         cd_pgconn_reset(s->write, "no answer");
-    pg_reads_expire(s->reads, now);
+    if (s->reads)
+        pg_reads_expire(s->reads, now);
+    pg_look(s, now);
     cd_timer_set(s->loop, &s->tick, TICK_MS, tick, s);
 }
 
@@ -469,7 +469,8 @@ static void really_close(struct pg_store *s)
 {
     cd_timer_cancel(s->loop, &s->tick);
     cd_timer_cancel(s->loop, &s->purge);
-    cd_pgconn_free(s->write);
+    if (s->write)
+        cd_pgconn_free(s->write);
     pg_reads_free(s->reads);
     cd_later_free(s->later);
     if (s->kick)
@@ -480,6 +481,8 @@ static void really_close(struct pg_store *s)
         pg_op_free(s->batch[i]);
     cd_pg_rows_done(&s->rows);
     free(s->expect);
+    free(s->url);
+    free(s->schema);
     free(s);
 }
 
@@ -514,10 +517,10 @@ static const struct cd_store_ops ops = {
     .close = close_store,
 };
 
-static bool open_connections(struct pg_store *s, const struct cd_pg_conf *conf)
+bool pg_connect(struct pg_store *s)
 {
     char name[64];
-    struct cd_pgconn_conf c = {.url = conf->url, .schema = conf->schema, .application = name};
+    struct cd_pgconn_conf c = {.url = s->url, .schema = s->schema, .application = name};
 
     snprintf(name, sizeof name, "matrix-calld write %s", s->owner);
     s->write = cd_pgconn_new(s->loop, &c, &pg_write_ops, s);
@@ -545,7 +548,8 @@ struct cd_store *cd_store_pg_open(struct cd_loop *loop, const struct cd_pg_conf 
     else
         cd_id_alnum(CD_PARTY_ID_LEN, s->owner);
     s->later = cd_later_new(loop);
-    if (!s->later || !open_connections(s, conf) ||
+    if (!s->later || !cd_dup(&s->url, conf->url) || !cd_dup(&s->schema, conf->schema) ||
+        (!conf->offline && !pg_connect(s)) ||
         cd_timer_set(loop, &s->tick, TICK_MS, tick, s) < 0 ||
         cd_timer_set(loop, &s->purge, PURGE_MS, purge, s) < 0) {
         really_close(s);

@@ -69,6 +69,17 @@ enum pg_phase {
 
 struct pg_reads;
 
+/** Who takes over when the database does not answer: spool.c. */
+struct pg_watch {
+    /** An op that was submitted while `divert` is set; taken over. */
+    void (*take)(void *arg, struct pg_op *op);
+    /** Something has waited for 2 s, or there was no connection for as long. Not told while suspended. */
+    void (*away)(void *arg, const char *why);
+    /** A connection stands again while the store is suspended. */
+    void (*back)(void *arg);
+    void *arg;
+};
+
 struct pg_store {
     struct cd_store base; /* first */
     struct cd_loop *loop;
@@ -79,6 +90,11 @@ struct pg_store {
     struct cd_timer tick, purge;
     cd_done_fn ready_fn; /* NULL once called */
     void *ready_arg;
+    char *url, *schema;
+    const struct pg_watch *watch; /* NULL: nobody */
+    bool divert;      /* the watcher takes what is submitted */
+    bool away;        /* suspended */
+    int64_t lost_ms;  /* monotonic: up to then there was a connection */
     bool delivering, closed; /* callbacks run; one of them closed the store */
     /* what waits, oldest first */
     struct pg_op *head, *last;
@@ -113,6 +129,23 @@ void pg_requeue(struct pg_store *s, struct pg_op *const *ops, size_t n);
 /** The first connection stands, or the first attempt failed. */
 void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc);
 
+/** Queue @p op (taken over), diverted or not. */
+void pg_put(struct pg_store *s, struct pg_op *op);
+/** Connect a store that was opened offline. @return false: out of memory, or the URL is none */
+bool pg_connect(struct pg_store *s);
+
+/* pg_away.c */
+bool pg_hangs(const struct pg_store *s);
+/** @param watch  borrowed until it is replaced (NULL) or the store closed */
+void cd_pg_watch(struct cd_store *b, const struct pg_watch *watch);
+/** With each tick: tell the watcher when nothing is answered. */
+void pg_look(struct pg_store *s, int64_t now);
+/** Give up what is under way: every op is handed back in its order, whether its outcome is known or not;
+ * reads are answered DOWN; the connections are made anew. @return a list by `next` */
+struct pg_op *pg_suspend(struct pg_store *s);
+/** Watch again: ops are being put. */
+void pg_resume(struct pg_store *s);
+
 /* pg_batch.c */
 /** Callbacks of the write connection. */
 extern const struct cd_pgconn_ops pg_write_ops;
@@ -124,6 +157,10 @@ struct pg_reads *pg_reads_new(struct pg_store *s, const struct cd_pgconn_conf *c
 void pg_reads_free(struct pg_reads *r);
 /** Answer reads that waited longer than CD_STORE_WAIT_MS with DOWN. @return reads that wait still */
 size_t pg_reads_expire(struct pg_reads *r, int64_t now_ms);
+/** How long the oldest read has waited [ms]; 0 while one that may take its time is among them. */
+int64_t pg_reads_oldest(const struct pg_reads *r, int64_t now_ms);
+/** Ask for nothing when there was nothing to ask for @p every_ms: a server that hangs is found out. */
+void pg_reads_ping(struct pg_reads *r, int64_t now_ms, int64_t every_ms);
 void pg_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);
 void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
                        void *arg);

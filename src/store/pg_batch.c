@@ -481,6 +481,8 @@ static void on_prepare(struct pg_store *s, const struct pg_expect *e, const PGre
         s->stats.connected = true;
         s->unknown = false;
         pg_tell_ready(s, CD_STORE_OK);
+        if (s->away && s->watch)
+            s->watch->back(s->watch->arg);
         end_batch(s);
     } else if (st != PGRES_COMMAND_OK && st != PGRES_TUPLES_OK) {
         if (st == PGRES_FATAL_ERROR)

@@ -12,7 +12,8 @@
 #include "store/pg.h"
 #include "store/pg_call.h"
 
-enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDEM, READ_TOKEN, READ_MEMBERS };
+enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDEM, READ_TOKEN, READ_MEMBERS,
+                 READ_PING };
 
 struct pg_read {
     struct pg_read *next;
@@ -32,6 +33,7 @@ struct pg_reads {
     struct pg_read *waiting, *waiting_last;
     size_t n_sent, n_waiting;
     bool up;
+    int64_t pinged_ms; /* monotonic: or something else was asked */
 };
 
 static void read_free(struct pg_read *r)
@@ -104,6 +106,8 @@ static bool send_read(PGconn *pg, const struct pg_read *r)
     case READ_MEMBERS:
         return ask(pg, "SELECT room_id, user_id, display_name, avatar_url FROM room_members WHERE joined",
                    r, false);
+    case READ_PING:
+        return ask(pg, "SELECT 1", r, false);
     }
     return false;
 }
@@ -143,7 +147,7 @@ static void submit(struct pg_store *s, struct pg_read *r)
         read_free(r);
         return;
     }
-    r->queued_ms = cd_mono_ms();
+    rs->pinged_ms = r->queued_ms = cd_mono_ms();
     append(&rs->waiting, &rs->waiting_last, r);
     rs->n_waiting++;
     pump(rs);
@@ -233,6 +237,8 @@ static void take_rows(struct pg_read *r, const PGresult *res)
         break;
     case READ_MEMBERS:
         take_members(r, res);
+        break;
+    case READ_PING:
         break;
     }
 }
@@ -350,6 +356,25 @@ size_t pg_reads_expire(struct pg_reads *rs, int64_t now_ms)
     return rs->n_waiting;
 }
 
+static bool is_bulk(const struct pg_read *r)
+{
+    return r->kind == READ_LIVE || r->kind == READ_MEMBERS;
+}
+
+int64_t pg_reads_oldest(const struct pg_reads *rs, int64_t now_ms)
+{
+    int64_t oldest = now_ms;
+
+    for (const struct pg_read *r = rs->sent; r; r = r->next)
+        if (is_bulk(r))
+            return 0;
+        else if (r->queued_ms < oldest)
+            oldest = r->queued_ms;
+    if (rs->waiting && !is_bulk(rs->waiting) && rs->waiting->queued_ms < oldest)
+        oldest = rs->waiting->queued_ms;
+    return now_ms - oldest;
+}
+
 struct pg_reads *pg_reads_new(struct pg_store *s, const struct cd_pgconn_conf *conf)
 {
     struct pg_reads *rs = calloc(1, sizeof *rs);
@@ -457,4 +482,17 @@ void pg_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
         r->answer->fn.members = fn;
     }
     submit(pg_of(b), r);
+}
+
+void pg_reads_ping(struct pg_reads *rs, int64_t now_ms, int64_t every_ms)
+{
+    struct pg_read *r;
+
+    if (!rs->up || rs->sent || rs->waiting || now_ms - rs->pinged_ms < every_ms)
+        return;
+    r = read_new(READ_PING, NULL, NULL, NULL);
+    if (r)
+        r->answer->kind = CD_A_DONE; /* whom nobody waits for */
+    rs->store->stats.reads--; /* none that anybody asked for */
+    submit(rs->store, r);
 }

@@ -135,6 +135,12 @@ typedef void (*cd_done_fn)(void *arg, enum cd_store_rc rc);
 struct cd_store_stats {
     uint64_t commits, batches, batch_reruns, lost_races, reconnects, queue_now, reads;
     bool connected; /* and answers: nothing has waited for longer than 2 s */
+    /* of a store that goes on without its database: */
+    bool spooling;   /* changes are kept in files now */
+    bool spool_full; /* and nothing new has room there */
+    uint64_t spool_bytes, spool_records;      /* not yet in the database */
+    int64_t spool_oldest_at;                  /* wall ms of the oldest of them, 0: none */
+    uint64_t spool_replayed, spool_rejected;  /* records, since start */
 };
 
 struct cd_store_ops {
@@ -187,6 +193,7 @@ struct cd_pg_conf {
     size_t max_queue;   /* changes waiting, 0: 20000 */
     const char *node;   /* stable owner id of this installation, CD_PARTY_ID_LEN letters and digits;
                          * NULL: a random one */
+    bool offline;       /* do not connect yet: the schema is not known to fit */
 };
 /** Starts connecting; commits wait until it has. @param ready  called once, when the first connection
  * stands (CD_STORE_OK) or failed (CD_STORE_DOWN; it goes on trying) */
@@ -199,10 +206,13 @@ struct cd_migrate_conf {
     bool dry_run;
     int to;    /* -1: the newest; else up or down to that number */
     bool wait; /* take the advisory lock, waiting for another daemon */
+    bool complete; /* fail when something is missing (dry_run) */
+    int connect_s; /* for each address; 0: 10 */
 };
 /** Apply (or print, dry_run) what is missing. Prints one line a migration to @p out.
  * @return CD_OK, or an error whose text names the cause and the fix (newer schema, foreign table of
- * the same name with its columns, connection refused, checksum differs) */
+ * the same name with its columns, checksum differs). CD_E_OVERLOADED: no server answers, or not yet; what
+ * is wrong with the connection may pass by itself */
 enum cd_rc cd_migrate(const struct cd_migrate_conf *conf, void *out_file, struct cd_err *err);
 
 #endif

@@ -1,0 +1,249 @@
+/* store_spool_test.c -- PostgreSQL goes away in mid-call (refused, reset, hung), comes back, or is not there at
+ * all: what was acknowledged is in the tables afterwards, once. Needs CALLD_TEST_DATABASE_URL (TCP on loopback). */
+#define TAP_SECONDS 120
+#include "tap.h"
+
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "store_await.h"
+#include "store_kit.h"
+#include "store_proxy.h"
+#include "store_url.h"
+
+#define CALLS 12
+
+static struct proxy P;
+static struct cd_call *memory[CALLS]; /* as the daemon has them: what was committed */
+
+static void in_memory(void *arg, cd_spool_call_fn fn, void *fn_arg)
+{
+    (void)arg;
+    for (size_t i = 0; i < CALLS; i++)
+        if (memory[i] && memory[i]->version)
+            fn(fn_arg, memory[i]);
+}
+
+static void forget(void)
+{
+    for (size_t i = 0; i < CALLS; i++) {
+        cd_call_free(memory[i]);
+        memory[i] = NULL;
+    }
+}
+
+static struct cd_store_stats stats_of(const struct cd_store *s)
+{
+    struct cd_store_stats st;
+
+    s->ops->stats(s, &st);
+    return st;
+}
+
+static void until_spooling(const struct cd_store *s, bool yes)
+{
+    UNTIL(stats_of(s).spooling == yes);
+}
+
+static long long count(const char *from_where)
+{
+    char sql[512];
+
+    snprintf(sql, sizeof sql, "SET search_path = %s; SELECT count(*) FROM %s", kit_schema, from_where);
+    return kit_sql_int(sql);
+}
+
+static struct cd_store *open_through_proxy(void)
+{
+    if (!CHECK(proxy_init(&P, atoi(part_port))) || !CHECK(proxy_listen(&P)))
+        return NULL;
+    return kit_open_spool(url_at("127.0.0.1", P.port), false, 64, in_memory);
+}
+
+static void a_call_each(struct cd_store *s, const char *room, size_t from, size_t to)
+{
+    char name[64], txn[80];
+
+    for (size_t i = from; i < to; i++) {
+        struct cd_change *ch;
+
+        snprintf(name, sizeof name, "%s%zu:x", room, i);
+        snprintf(txn, sizeof txn, "%s-%zu", room, i);
+        memory[i] = kit_call(name, "@a:x", "@b:x");
+        ch = kit_change(memory[i], 0);
+        kit_outbox(ch, txn, 0, 0, "{}");
+        CHECK_INT(kit_put(s, ch), CD_STORE_OK);
+    }
+}
+
+enum fault { REFUSED, RESET, HUNG };
+
+static void strike(enum fault how)
+{
+    switch (how) {
+    case REFUSED:
+        proxy_refuse(&P);
+        break;
+    case RESET:
+        P.swallow_new = true; /* it lets in, and says nothing */
+        proxy_cut_all(&P);
+        break;
+    case HUNG:
+        P.swallow_new = true;
+        proxy_swallow(&P, true);
+        break;
+    }
+}
+
+static void heal(enum fault how)
+{
+    if (how != REFUSED)
+        proxy_refuse(&P);
+    CHECK(proxy_accept_again(&P));
+}
+
+/* A call that runs is ended, another is begun; nothing is doubled when an answer was on its way. */
+static void goes_on_without(const char *room, enum fault how)
+{
+    struct cd_store *s = open_through_proxy();
+    struct kit_commit r[CALLS];
+    char where[256];
+    struct cd_change *ch;
+
+    if (!CHECK(s))
+        return;
+    a_call_each(s, room, 0, 4);
+    strike(how);
+    for (size_t i = 0; i < 4; i++) { /* these reach the server, or do not */
+        struct cd_call *next = cd_call_clone(memory[i]);
+
+        next->status = i % 2 ? CD_ENDED : CD_ACCEPTED;
+        ch = kit_change(next, memory[i]->version);
+        kit_submit(s, ch, &r[i]);
+        UNTIL(r[i].done);
+        CHECK_INT(r[i].rc, CD_STORE_OK);
+        cd_call_free(memory[i]);
+        memory[i] = next;
+    }
+    CHECK(stats_of(s).spooling); /* the fault did happen */
+    CHECK(!stats_of(s).connected);
+    a_call_each(s, room, 4, 8);
+    memory[8] = kit_call(memory[4]->room_id, "@b:x", "@a:x");
+    CHECK_INT(kit_put(s, kit_change(memory[8], 0)), CD_STORE_CALL_EXISTS);
+    CHECK_STR(kit_live(), memory[4]->id);
+    memory[8]->version = 0;
+    memory[0]->status = CD_ENDED;
+    CHECK_INT(kit_put(s, kit_change(memory[0], memory[0]->version)), CD_STORE_OK);
+    snprintf(where, sizeof where, "%s-0", room);
+    CHECK_INT(kit_tried(s, where, 1), CD_STORE_OK);
+    s->ops->outbox_done(s, where);
+    CHECK_INT(kit_flush(s), CD_STORE_OK);
+    CHECK(stats_of(s).spool_records > 5);
+    heal(how);
+    until_spooling(s, false);
+    snprintf(where, sizeof where, "call_sessions WHERE room_id LIKE '%s%%'", room);
+    CHECK_INT(count(where), 8);
+    snprintf(where, sizeof where, "call_sessions WHERE room_id LIKE '%s%%' AND status = 'ended'", room);
+    CHECK_INT(count(where), 3);
+    snprintf(where, sizeof where, "call_events e JOIN call_sessions c ON c.id = e.call_session_id"
+                                  " WHERE c.room_id LIKE '%s%%'", room);
+    CHECK_INT(count(where), 8 + 4 + 1);
+    snprintf(where, sizeof where, "matrix_outbox WHERE txn_id LIKE '%s%%'", room);
+    CHECK_INT(count(where), 7);
+    CHECK_INT(stats_of(s).spool_records, 0);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    memory[4]->status = CD_ENDED; /* and on as before */
+    CHECK_INT(kit_put(s, kit_change(memory[4], memory[4]->version)), CD_STORE_OK);
+    s->ops->close(s);
+    proxy_done(&P);
+    forget();
+}
+
+static void refused(void)
+{
+    goes_on_without("!refused", REFUSED);
+}
+
+static void reset(void)
+{
+    goes_on_without("!reset", RESET);
+}
+
+static void hung(void)
+{
+    goes_on_without("!hung", HUNG);
+}
+
+/* Begun without a database; the process dies; the next one finds what it left. */
+static void found_after_a_crash(void)
+{
+    struct cd_store *s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, in_memory);
+    struct kit_all all;
+    struct cd_stored_call *sc;
+    struct cd_change *ch;
+
+    if (!CHECK(s))
+        return;
+    a_call_each(s, "!crash", 0, 6);
+    memory[1]->status = CD_ENDED;
+    CHECK_INT(kit_put(s, kit_change(memory[1], 1)), CD_STORE_OK);
+    ch = cd_change_new(memory[2]->id);
+    kit_signal(ch, 9, "ice-candidate", "@a:x", "{\"candidate\":{}}");
+    CHECK_INT(kit_put(s, ch), CD_STORE_OK);
+    s->ops->close(s);
+    s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, in_memory);
+    if (!CHECK(s))
+        return;
+    kit_load_live(s, &all);
+    CHECK_INT(all.rc, CD_STORE_OK);
+    CHECK_INT(all.n, 6); /* the ended one has something to send */
+    sc = NULL;
+    for (size_t i = 0; i < all.n; i++)
+        if (strcmp(all.v[i]->call->id, memory[2]->id) == 0)
+            sc = all.v[i];
+    if (CHECK(sc)) {
+        kit_same_call(sc->call, memory[2]);
+        CHECK_INT(sc->n_signals, 1);
+        CHECK_INT(sc->n_outbox, 1);
+        CHECK_INT(sc->n_events, 1);
+    }
+    kit_all_free(&all);
+    s->ops->close(s);
+    s = kit_open_spool(kit_url, false, 64, in_memory); /* ready means: all is in the database */
+    if (!CHECK(s))
+        return;
+    CHECK(!stats_of(s).spooling);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!crash%'"), 6);
+    CHECK_INT(count("call_signals g JOIN call_sessions c ON c.id = g.call_session_id"
+                    " WHERE c.room_id LIKE '!crash%'"), 1);
+    CHECK_INT(count("matrix_outbox WHERE txn_id LIKE '!crash%'"), 6);
+    CHECK_INT(stats_of(s).spool_replayed, 8);
+    s->ops->close(s);
+    forget();
+}
+
+static void all(void)
+{
+    kit_spool_begin();
+    TAP_RUN(refused);
+    TAP_RUN(reset);
+    TAP_RUN(hung);
+    TAP_RUN(found_after_a_crash);
+    kit_spool_end();
+}
+
+int main(void)
+{
+    if (!kit_start())
+        return 1;
+    if (!kit_use_postgres()) {
+        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
+        return 0;
+    }
+    split_url();
+    if (!await_run(all))
+        return 1;
+    kit_end();
+    return tap_done();
+}

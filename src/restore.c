@@ -1,0 +1,77 @@
+/* restore.c -- calls on their way from the store into memory, and back when the store asks.
+ * In: stored calls. Out: live ones, their tokens, their outbox rows. Blocks: never. */
+#include "restore.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "live.h"
+
+static void restore_tokens(struct cd_core *core, const struct cd_live *l)
+{
+    for (size_t i = 0; i < l->cur->n_participants; i++)
+        cd_tokens_restore(core, l->cur->participants[i].user_id);
+}
+
+static bool restore_one(struct cd_core *core, struct cd_stored_call *sc)
+{
+    struct cd_outbox_row *rows = sc->outbox;
+    size_t n = sc->n_outbox;
+    struct cd_live *known = cd_live_get(core, sc->call->id), *l = NULL;
+
+    sc->outbox = NULL;
+    sc->n_outbox = 0;
+    if (known)
+        cd_stored_call_free(sc);
+    else
+        l = cd_live_restore(core, sc);
+    if (l || (known && known->cur))
+        restore_tokens(core, l ? l : known);
+    for (size_t i = 0; l && cd_modules[i]; i++)
+        if (cd_modules[i]->on_restored)
+            cd_modules[i]->on_restored(core, l, rows, n);
+    if (known && core->outbox)
+        cd_outbox_add(core->outbox, rows, n);
+    for (size_t i = 0; i < n; i++)
+        cd_outbox_row_done(&rows[i]);
+    free(rows);
+    return l != NULL;
+}
+
+size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, size_t n)
+{
+    size_t fresh = 0;
+
+    for (size_t i = 0; i < n; i++)
+        fresh += restore_one(core, calls[i]);
+    free(calls);
+    return fresh;
+}
+
+void cd_restore_each(void *arg, cd_spool_call_fn fn, void *fn_arg)
+{
+    struct cd_core *core = arg;
+    const struct cd_live *l;
+    size_t pos = 0;
+
+    while ((l = cd_live_next(core, &pos)))
+        if (l->cur)
+            fn(fn_arg, l->cur);
+}
+
+static void rest_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call **calls, size_t n)
+{
+    if (rc == CD_STORE_OK)
+        cd_log(CD_LOG_INFO, "daemon", "calls.restored", NULL, "%zu more calls restored",
+               cd_restore_calls(arg, calls, n));
+    else
+        cd_log(CD_LOG_ERROR, "daemon", "calls.unread", NULL,
+               "the calls that run in the database could not be read; a restart reads them");
+}
+
+void cd_restore_rest(void *arg)
+{
+    struct cd_core *core = arg;
+
+    core->store->ops->load_live(core->store, rest_loaded, core);
+}

@@ -1,0 +1,16 @@
+/* restore.h -- calls on their way from the store into memory, and back when the store asks: daemon.c. */
+#ifndef CD_RESTORE_H
+#define CD_RESTORE_H
+
+#include "core.h"
+#include "store/spool.h"
+
+/** Bring calls (taken over) into memory. One that is there already keeps its state, and gets the outbox
+ * rows that it does not know. @return how many came new */
+size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, size_t n);
+/** Tell @p fn of each call in memory as it was last committed. @param core  a struct cd_core */
+void cd_restore_each(void *core, cd_spool_call_fn fn, void *arg);
+/** Start without a database is over: load what is not in memory yet. @param core  a struct cd_core */
+void cd_restore_rest(void *core);
+
+#endif

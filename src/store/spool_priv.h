@@ -1,0 +1,83 @@
+/* spool_priv.h -- the spooling store's own structures: spool.c decides, spool_read.c answers reads,
+ * spool_replay.c writes to the database what was spooled. */
+#ifndef CD_STORE_SPOOL_PRIV_H
+#define CD_STORE_SPOOL_PRIV_H
+
+#include "store/mem.h"
+#include "store/spool.h"
+#include "store/spool_log.h"
+
+enum spool_mode {
+    SPOOL_START,  /* connecting for the first time; nothing was submitted yet */
+    SPOOL_NORMAL, /* the database takes everything */
+    SPOOL_AWAY,   /* everything goes to the files */
+    SPOOL_REPLAY, /* the same, while the database gets what the files hold */
+    SPOOL_LAST    /* little is left: what is submitted waits for the end of it */
+};
+
+struct spool_replay; /* spool_replay.c */
+struct spool_ask;    /* spool_read.c: a read that the database has not answered yet */
+struct spool_migration;
+
+struct spool_store {
+    struct cd_store base; /* first */
+    struct cd_loop *loop;
+    struct cd_later *later;
+    struct cd_store *pg;
+    struct pg_watch watch;
+    struct mem_store *shadow; /* what degraded mode knows; NULL in normal mode */
+    struct mem_store *old;    /* one that is not needed any more */
+    struct spool_log *log;
+    struct spool_replay *replay; /* NULL: none under way */
+    struct spool_ask *asks;
+    struct spool_migration *migration; /* under way on the helper thread */
+    struct cd_spool_conf conf;
+    char *url, *schema;
+    enum spool_mode mode;
+    bool offline;   /* not connecting yet: the schema has to be looked at first */
+    bool up;        /* the connection stands */
+    bool unloaded;  /* load_live was answered from the files */
+    bool was_full;
+    unsigned failures;        /* of replays, in a row */
+    struct cd_timer timer;
+    struct pg_op *held, **held_end; /* SPOOL_LAST: submitted meanwhile */
+    size_t n_held;
+    int64_t since_ms;         /* monotonic: since when degraded */
+    struct cd_store_stats stats; /* of what was done here */
+    uint64_t spooled, replayed, rejected; /* records; since start */
+    uint64_t spooled_at, replayed_at, rejected_at; /* the same when degraded mode began */
+};
+
+static inline struct spool_store *spool_of(struct cd_store *s)
+{
+    return (struct spool_store *)(void *)s;
+}
+
+/* spool.c */
+/** The database does not answer: from now on without it. Takes back what it holds. */
+void spool_leave(struct spool_store *s, const char *why);
+/** All is written: normal mode. */
+void spool_return(struct spool_store *s);
+/** The replay did not get through: again after a while. */
+void spool_replay_failed(struct spool_store *s);
+
+/* spool_read.c */
+void spool_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);
+void spool_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
+                          void *arg);
+void spool_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg);
+void spool_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg);
+void spool_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg);
+void spool_members_load(struct cd_store *b, cd_members_fn fn, void *arg);
+/** Drop the reads under way. */
+void spool_asks_free(struct spool_store *s);
+
+/* spool_replay.c */
+/** Begin, or go on after something was written. */
+void spool_replay_go(struct spool_store *s);
+/** A chunk of the log. */
+void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n);
+/** Give it up; what is under way may still call back, and finds itself given up. */
+void spool_replay_stop(struct spool_store *s);
+
+#endif
