@@ -19,7 +19,7 @@ let stack;
 
 before(async () => {
   stack = await startStack({ set: { 'database.schema': schema, 'matrix.seal_key_file': sealKey,
-    'limits.starts_per_hour': 3 } });
+    'limits.starts_per_hour': 3, 'database.spool_max_mb': 8 } });
 }, limit);
 
 after(async () => {
