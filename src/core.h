@@ -75,7 +75,8 @@ struct cd_live {
     size_t first_offer, first_answer; /* index + 1 into log; 0: not known */
     struct cd_seat seats[CD_MAX_PARTICIPANTS];
     struct cd_timer ring, max_age, unattended, infer, evict;
-    bool flush_queued; /* signals wait for write-behind */
+    bool flush_queued; /* signals wait for write-behind, or are being written */
+    struct cd_live *flush_next; /* in the line of calls whose signals wait for their turn */
     int64_t touched_ms; /* monotonic, of the last request of a participant */
     void *mx;           /* the matrix module's own state, freed by its on_gone hook */
 };
@@ -275,6 +276,8 @@ struct cd_core {
     struct cd_counts counts;
     int64_t started_at;     /* wall ms */
     int64_t started_mono;
+    struct cd_live *flush_first, *flush_last; /* signal.c: the line of write-behind */
+    unsigned n_flushing;                      /* changes of signals that the store has */
     bool relieving; /* a queue is about to be closed for want of memory */
     bool ready, draining, no_homeserver, persistent;
     bool dev; /* started as --dev */

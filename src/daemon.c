@@ -460,6 +460,7 @@ static void begin_drain(struct daemon *d)
     cd_sock_broadcast("server-restarting", CD_STR("{\"retryAfterSeconds\":2}"));
     end_volatile_calls(&d->core);
     cd_http_drain(d->core.http);
+    cd_signal_flush_line(&d->core);
     d->core.store->ops->flush(d->core.store, on_flushed, d);
     d->drain_until_ms = cd_mono_ms() + DRAIN_MS;
     cd_timer_set(d->core.loop, &d->drain, DRAIN_STEP_MS, drain_step, d);

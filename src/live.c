@@ -202,6 +202,7 @@ void cd_live_free_all(struct cd_core *core)
     size_t pos = 0;
     struct cd_live *l;
 
+    core->flush_first = NULL;
     while ((l = cd_map_next(&core->calls, &pos))) {
         l->busy = l->flush_queued = false;
         cd_live_unlink(l);

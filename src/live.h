@@ -23,6 +23,8 @@ struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc)
 void cd_live_retire(struct cd_live *l);
 /** Write behind, with the next batch, what was signalled and is not stored yet. */
 void cd_signal_flush_soon(struct cd_live *l);
+/** Give the store the signals of calls that wait for their turn, as many as may be under way. */
+void cd_signal_flush_line(struct cd_core *core);
 /** The second half of cd_create(), run from the loop. @param job  a struct cd_job */
 void cd_flow_start_creation(void *job);
 

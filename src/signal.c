@@ -13,11 +13,14 @@ static const char *const event_names[] = {
     [CD_SIG_OFFER] = "webrtc-offer", [CD_SIG_ANSWER] = "webrtc-answer", [CD_SIG_CANDIDATE] = "ice-candidate"};
 
 #define SCRATCH_KEEP 65536
+#define FLUSHING_MAX 32    /* changes of signals at the store: what commands may have to wait behind */
 #define STORED_MAX_BYTES (4 * 1024 * 1024) /* of a call: beyond it signals are relayed, not stored */
 
+static void flush_one(struct cd_live *l);
 static void flush_signals(void *arg);
 
-/* Write-behind: one change a turn and call, at most CD_CHANGE_SIGNALS rows. */
+/* Write-behind: one change of a call at a time, so that what a call signals meanwhile shares the next one
+ * and its commands never queue behind more than that. */
 void cd_signal_flush_soon(struct cd_live *l)
 {
     if (l->flush_queued || l->gone || !l->cur)
@@ -49,49 +52,104 @@ static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
     return false;
 }
 
+static bool has_unwritten(const struct cd_live *l)
+{
+    size_t i = l->n_log;
+
+    while (i > 0 && !l->log[i - 1].signal)
+        i--;
+    return i > 0 && !l->log[i - 1].written;
+}
+
+static void stand_in_line(struct cd_live *l)
+{
+    struct cd_core *core = l->core;
+
+    l->flush_next = NULL;
+    if (core->flush_first)
+        core->flush_last->flush_next = l;
+    else
+        core->flush_first = l;
+    core->flush_last = l;
+}
+
+/* At the end nobody waits: what is not with the store by then is lost. */
+static bool has_turns(const struct cd_core *core)
+{
+    return core->draining || core->n_flushing < FLUSHING_MAX;
+}
+
+void cd_signal_flush_line(struct cd_core *core)
+{
+    while (core->flush_first && has_turns(core)) {
+        struct cd_live *l = core->flush_first;
+
+        core->flush_first = l->flush_next;
+        flush_one(l);
+    }
+}
+
 static void flushed(void *arg, enum cd_store_rc rc, const char *live_call_id)
 {
-    (void)arg;
+    struct cd_live *l = arg;
+
     (void)live_call_id;
     if (rc != CD_STORE_OK)
-        cd_log(CD_LOG_WARN, "signal", "signals.unwritten", NULL,
+        cd_log(CD_LOG_WARN, "signal", "signals.unwritten", &(struct cd_log_ctx){.call_id = l->id},
                "signals could not be stored; a restart would lose them");
+    l->core->n_flushing--;
+    cd_signal_flush_line(l->core);
+    l->flush_queued = false;
+    if (has_unwritten(l))
+        cd_signal_flush_soon(l);
+    cd_live_maybe_free(l);
+}
+
+/* What is not written yet, as rows of @p ch, as many as fit. */
+static void add_unwritten(struct cd_live *l, struct cd_change *ch)
+{
+    size_t first = l->n_log; /* signals are written in order: what follows a written one is not yet */
+
+    while (first > 0 && !(l->log[first - 1].signal && l->log[first - 1].written))
+        first--;
+    for (size_t i = first; i < l->n_log; i++) {
+        struct cd_log_entry *e = &l->log[i];
+
+        if (!e->signal || e->written)
+            continue;
+        if (ch->n_signals == CD_CHANGE_SIGNALS || (l->stored_bytes < STORED_MAX_BYTES && !fill_row(ch, e)))
+            return;
+        l->stored_bytes += e->body_n;
+        e->written = true;
+    }
+}
+
+static void flush_one(struct cd_live *l)
+{
+    struct cd_core *core = l->core;
+    bool over = l->gone || cd_status_final(l->cur->status);
+    struct cd_change *ch = over ? NULL : cd_change_new(l->cur->id);
+
+    if (ch)
+        add_unwritten(l, ch);
+    if (ch && ch->n_signals) {
+        core->n_flushing++;
+        core->store->ops->commit(core->store, ch, flushed, l);
+        return;
+    }
+    cd_change_free(ch);
+    l->flush_queued = false;
+    cd_live_maybe_free(l);
 }
 
 static void flush_signals(void *arg)
 {
     struct cd_live *l = arg;
-    bool more = false;
 
-    l->flush_queued = false;
-    if (l->gone || cd_status_final(l->cur->status)) {
-        cd_live_maybe_free(l);
-        return;
-    }
-    struct cd_change *ch = cd_change_new(l->cur->id);
-    size_t first = l->n_log; /* signals are written in order: what follows a written one is not yet */
-    while (first > 0 && !(l->log[first - 1].signal && l->log[first - 1].written))
-        first--;
-    for (size_t i = first; ch && i < l->n_log; i++) {
-        struct cd_log_entry *e = &l->log[i];
-
-        if (!e->signal || e->written)
-            continue;
-        if (ch->n_signals == CD_CHANGE_SIGNALS) {
-            more = true;
-            break;
-        }
-        if (l->stored_bytes < STORED_MAX_BYTES && !fill_row(ch, e))
-            break;
-        l->stored_bytes += e->body_n;
-        e->written = true;
-    }
-    if (ch && ch->n_signals)
-        l->core->store->ops->commit(l->core->store, ch, flushed, NULL);
+    if (has_turns(l->core))
+        flush_one(l);
     else
-        cd_change_free(ch);
-    if (more)
-        cd_signal_flush_soon(l);
+        stand_in_line(l);
 }
 
 static void add(struct cd_buf *b, struct cd_str s)

@@ -73,3 +73,14 @@ test('initiate: each answer has its row, nothing fails', { timeout: 120000 }, as
     assert.equal(line.refused + line.dropped, 0);
   }
 });
+
+test('life: whole calls, no errors', { timeout: 120000 }, async () => {
+  const { stdout } = await run(join(top, 'spec-tests/load/life'), ['--json', '--calls', '20', '--daemon', daemon]);
+  const lines = linesOf(stdout);
+  const of = (step) => lines.find((line) => line.step === step);
+  lines.forEach(sane);
+  assert.equal(of('all').errors, 0);
+  assert.equal(of('all').ended_rows, 20);
+  assert.equal(of('candidate').n, 20 * 40);
+  for (const step of ['initiate', 'ring', 'answer', 'answered', 'connected', 'end']) assert.equal(of(step).n, 20, step);
+});
