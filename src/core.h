@@ -66,6 +66,7 @@ struct cd_live {
     enum cd_mx_state mx_state;
     bool invite_tried;
     bool busy;            /* a commit is in flight */
+    bool elsewhere;       /* another daemon owns it: timers and outbox rows are that one's */
     bool gone;            /* unlinked; freed when not busy and no jobs wait */
     struct cd_job *jobs, **jobs_tail;
     unsigned n_jobs;
@@ -115,6 +116,7 @@ struct cd_result {
     struct cd_err err;
     struct cd_live *live; /* NULL only when the call is unknown */
     bool moved;
+    bool key_taken;       /* another daemon has answered a request with the same Idempotency-Key */
 };
 typedef void (*cd_cmd_fn)(void *arg, const struct cd_result *res);
 
@@ -234,9 +236,15 @@ struct cd_module {
     void (*on_client)(struct cd_core *core, struct cd_client *client, bool connected);
     /** The call leaves memory. */
     void (*on_gone)(struct cd_core *core, struct cd_live *live);
-    /** Start-up: the call came back from the store with these outbox rows. */
+    /** The call came back from the store with these outbox rows: at start, or from another daemon. One that
+     * is live->elsewhere must not be acted for. */
     void (*on_restored)(struct cd_core *core, struct cd_live *live, const struct cd_outbox_row *rows,
                         size_t n);
+    /** Another daemon wrote to the call; live->cur is the state it left.
+     * @param prev  the one before; NULL: as it was
+     * @param rows  all outbox rows of the call that are stored */
+    void (*on_moved)(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                     const struct cd_outbox_row *rows, size_t n);
     void (*metrics)(struct cd_core *core, struct cd_buf *out); /* Prometheus text */
 };
 
@@ -278,6 +286,7 @@ struct cd_core {
     int64_t started_mono;
     struct cd_live *flush_first, *flush_last; /* signal.c: the line of write-behind */
     unsigned n_flushing;                      /* changes of signals that the store has */
+    struct cd_timer resync; /* reading all calls of ours again, once more: nodes.c */
     bool relieving; /* a queue is about to be closed for want of memory */
     bool ready, draining, no_homeserver, persistent;
     bool dev; /* started as --dev */

@@ -19,6 +19,7 @@
 #include "in/listener.h"
 #include "in/ws.h"
 #include "live.h"
+#include "nodes.h"
 #include "restore.h"
 
 #define MAX_LISTENERS 16
@@ -34,7 +35,7 @@ struct daemon {
     bool offline; /* the database was not there at start */
     struct cd_timer drain;
     int64_t drain_until_ms; /* monotonic */
-    bool flushed;
+    bool flushed, leaving;
     int exit_status;
 };
 
@@ -167,6 +168,7 @@ static void on_live_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call
         return;
     }
     n = cd_restore_calls(&d->core, calls, n);
+    cd_nodes_start(&d->core);
     if (n)
         cd_log(CD_LOG_INFO, "daemon", "calls.restored", NULL, "%zu calls restored", n);
     if (open_listeners(d, &err) != CD_OK)
@@ -430,6 +432,26 @@ static bool outbox_waits(const struct cd_core *core)
     return s.waiting > 0 && s.homeserver_up;
 }
 
+static void on_left(void *arg, enum cd_store_rc rc)
+{
+    struct daemon *d = arg;
+
+    (void)rc; /* then the lease runs out */
+    cd_loop_stop(d->core.loop);
+}
+
+/* Other daemons need not wait for our lease to run out. */
+static void leave(struct daemon *d)
+{
+    struct cd_store *store = d->core.store;
+
+    if (!store->ops->leave)
+        cd_loop_stop(d->core.loop);
+    else if (!d->leaving)
+        store->ops->leave(store, on_left, d);
+    d->leaving = true;
+}
+
 static void drain_step(void *arg)
 {
     struct daemon *d = arg;
@@ -438,8 +460,11 @@ static void drain_step(void *arg)
     if (late || (d->flushed && cd_http_idle(d->core.http) && !outbox_waits(&d->core))) {
         if (late)
             cd_log(CD_LOG_WARN, "daemon", "drain.late", NULL, "stopping with work left after %d ms", DRAIN_MS);
-        cd_loop_stop(d->core.loop);
-        return;
+        if (late) {
+            cd_loop_stop(d->core.loop);
+            return;
+        }
+        leave(d);
     }
     cd_timer_set(d->core.loop, &d->drain, DRAIN_STEP_MS, drain_step, d);
 }
@@ -486,6 +511,7 @@ static void close_all(struct daemon *d)
     if (core->loop)
         cd_live_free_all(core);
     cd_timer_cancel(core->loop, &d->drain);
+    cd_nodes_stop(core);
     cd_rooms_free(core->rooms);
     cd_auth_free(core->auth);
     cd_fetch_free(core->fetch);

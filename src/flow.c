@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "live.h"
+#include "nodes.h"
 
 #define MAX_JOBS 64   /* commands of one call that may wait */
 #define MAX_SWITCHES 5000 /* transitions of a call after which it can only move on, not be switched */
@@ -154,8 +155,11 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
         memcpy(ch->events[0].mx_hash, j->mx_hash, sizeof(j->mx_hash));
     }
     ch->drop_signals = cd_status_final(next->status);
-    ch->idem = j->idem;
-    j->idem = NULL;
+    ch->elsewhere = l->elsewhere;
+    if (j->idem && !(ch->idem = cd_idem_row_copy(j->idem))) { /* the job keeps its own: it may be decided again */
+        cd_change_free(ch);
+        return NULL;
+    }
     size_t n = 0;
     while (cd_modules[n])
         n++;
@@ -185,6 +189,8 @@ static void committed(struct cd_job *j)
 
     l->cur = j->next_state;
     j->next_state = NULL;
+    if (ch->elsewhere && !l->elsewhere) /* taken from us just now; the way back is a claim's */
+        cd_nodes_lose(l);
     l->event_seq = ch->events[0].seq;
     if (j->creating) {
         l->born = NULL;
@@ -224,6 +230,7 @@ static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *l
     } else if (rc == CD_STORE_DUPLICATE) {
         res.rc = CD_OK; /* applied before: nothing to do, nothing to show */
     } else {
+        res.key_taken = rc == CD_STORE_LOST_RACE && j->idem;
         cd_fail(&res.err, res.rc, "The call could not be stored; try again.");
     }
     j->next_state = NULL; /* it is l->born, which goes with the live call */
@@ -251,23 +258,54 @@ static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *s
 
     l->busy = false;
     if (rc == CD_STORE_OK && sc && sc->call) {
-        cd_call_free(l->cur);
-        l->cur = sc->call;
-        sc->call = NULL;
-        if (l->cur->seq > l->seq)
-            l->seq = l->cur->seq;
+        cd_nodes_adopt(l, sc);
         j->next = l->jobs;
         l->jobs = j;
         if (!j->next)
             l->jobs_tail = &j->next;
         l->n_jobs++;
-        if (cd_status_final(l->cur->status)) /* over by another daemon's hand: no commit of ours ends it */
-            cd_live_retire(l);
     } else {
+        cd_stored_call_free(sc);
         fail_job(j, CD_E_OVERLOADED, "The call could not be read back; try again.");
     }
-    cd_stored_call_free(sc);
     run_next(l);
+}
+
+static void reload(struct cd_job *j)
+{
+    struct cd_store *store = j->live->core->store;
+
+    store->ops->load_call(store, cd_live_id(j->live), on_reloaded, j);
+}
+
+/* Was the race lost to the same request, at another daemon? Then that one's answer is the answer. */
+static void on_key_looked_up(void *arg, enum cd_store_rc rc, const struct cd_idem_row *row)
+{
+    struct cd_job *j = arg;
+    struct cd_live *l = j->live;
+    struct cd_result res = {.rc = CD_E_OVERLOADED, .key_taken = true};
+
+    if (rc != CD_STORE_OK || !row) {
+        reload(j);
+        return;
+    }
+    l->busy = false;
+    finish_job(j, &res);
+    run_next(l);
+}
+
+static void lost_race(struct cd_job *j)
+{
+    struct cd_live *l = j->live;
+    struct cd_store *store = l->core->store;
+
+    cd_call_free(j->next_state);
+    j->next_state = NULL;
+    l->busy = true;
+    if (j->idem)
+        store->ops->idem_get(store, j->idem->user_id, j->idem->key, on_key_looked_up, j);
+    else
+        reload(j);
 }
 
 static void on_committed(void *arg, enum cd_store_rc rc, const char *live_call_id)
@@ -282,10 +320,7 @@ static void on_committed(void *arg, enum cd_store_rc rc, const char *live_call_i
         creation_failed(j, rc, live_call_id);
         return;
     } else if (rc == CD_STORE_LOST_RACE && ++j->tries < MAX_RETRIES) {
-        cd_call_free(j->next_state);
-        j->next_state = NULL;
-        l->busy = true;
-        l->core->store->ops->load_call(l->core->store, cd_live_id(l), on_reloaded, j);
+        lost_race(j);
         return;
     } else if (rc == CD_STORE_DUPLICATE) {
         struct cd_result res = {.rc = CD_OK};
@@ -442,7 +477,9 @@ static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_cal
     bool away = rc == CD_STORE_DOWN || rc == CD_STORE_FULL;
 
     /* a store that is away must not stop a call: sent all the same, only not through a crash */
-    if ((rc == CD_STORE_OK || away) && a->core->outbox)
+    for (size_t i = 0; i < a->change->n_outbox; i++)
+        a->change->outbox[i].unwritten = away;
+    if ((rc == CD_STORE_OK || away) && a->core->outbox && !a->change->elsewhere)
         cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
     if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
@@ -471,6 +508,7 @@ enum cd_rc cd_write_outbox(struct cd_core *core, struct cd_live *live, struct cd
         free(a);
         return CD_E_NO_MEMORY;
     }
+    ch->elsewhere = live->elsewhere;
     *a = (struct aside){core, ch, live};
     core->store->ops->commit(core->store, ch, aside_committed, a);
     return CD_OK;

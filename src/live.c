@@ -9,6 +9,8 @@
 #include "base/budget.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "nodes.h"
+#include "restore.h"
 
 /* Numbers that the process before us may have given out and not written: clients ask for what follows
  * the last one they saw, so ours must be greater. */
@@ -209,11 +211,22 @@ void cd_live_free_all(struct cd_core *core)
     }
 }
 
+static bool is_watched(const struct cd_live *l)
+{
+    for (size_t i = 0; i < CD_MAX_PARTICIPANTS; i++)
+        if (l->seats[i].sock_id)
+            return true;
+    return false;
+}
+
 static void evict(void *arg)
 {
     struct cd_live *l = arg;
 
-    if (l->busy || l->n_jobs || l->flush_queued ||
+    if (l->elsewhere && l->cur && !cd_status_final(l->cur->status) && is_watched(l)) {
+        cd_nodes_reload(l->core, cd_live_id(l)); /* its sockets must hear of the end */
+        cd_live_retire(l);
+    } else if (l->busy || l->n_jobs || l->flush_queued ||
         (l->core->outbox && cd_outbox_pending(l->core->outbox, cd_live_id(l))))
         cd_live_retire(l);
     else
@@ -352,10 +365,13 @@ static void on_loaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
     free(arg);
     if (rc == CD_STORE_OK && sc) {
         l = cd_live_get(f.core, sc->call->id); /* somebody else may have loaded it meanwhile */
-        if (l)
+        if (l && l->elsewhere && l->cur)
+            cd_nodes_adopt(l, sc);
+        else if (l)
             cd_stored_call_free(sc);
         else
-            l = cd_live_restore(f.core, sc);
+            l = sc->elsewhere && !cd_status_final(sc->call->status) ? cd_restore_one(f.core, sc)
+                                                                    : cd_live_restore(f.core, sc);
         f.fn(f.arg, l ? CD_OK : CD_E_NO_MEMORY, l);
         return;
     }
@@ -373,11 +389,17 @@ static struct finder *finder_new(struct cd_core *core, cd_live_fn fn, void *arg)
     return f;
 }
 
+/* What another daemon owns may have moved on there. */
+static bool is_known(const struct cd_live *l)
+{
+    return !l->elsewhere || l->busy || cd_status_final(cd_live_call(l)->status);
+}
+
 void cd_live_find(struct cd_core *core, const char *call_id, cd_live_fn fn, void *arg)
 {
     struct cd_live *l = cd_live_get(core, call_id);
 
-    if (l) {
+    if (l && is_known(l)) {
         fn(arg, CD_OK, l);
         return;
     }
@@ -391,7 +413,7 @@ void cd_live_find_mx(struct cd_core *core, const char *room_id, const char *mx_c
 {
     struct cd_live *l = cd_live_get_mx(core, room_id, mx_call_id);
 
-    if (l) {
+    if (l && is_known(l)) {
         fn(arg, CD_OK, l);
         return;
     }
@@ -438,6 +460,27 @@ static void restore_signal(struct cd_live *l, const struct cd_signal_row *r)
         l->first_answer = l->n_log;
 }
 
+static bool has_signal(const struct cd_live *l, uint64_t seq)
+{
+    for (size_t i = 0; i < l->n_log; i++)
+        if (l->log[i].seq == seq)
+            return true;
+    return false;
+}
+
+void cd_live_merge(struct cd_live *l, const struct cd_stored_call *sc)
+{
+    for (size_t i = 0; i < sc->n_signals; i++) {
+        if (!has_signal(l, sc->signals[i].seq))
+            restore_signal(l, &sc->signals[i]);
+        if (sc->signals[i].seq > l->seq)
+            l->seq = sc->signals[i].seq;
+    }
+    for (size_t i = 0; i < sc->n_events; i++)
+        if (sc->events[i].seq > l->seq)
+            l->seq = sc->events[i].seq;
+}
+
 struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc)
 {
     struct cd_call *call = sc->call;
@@ -445,17 +488,11 @@ struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc)
     sc->call = NULL;
     struct cd_live *l = cd_live_new(core, call, false);
     if (l) {
-        for (size_t i = 0; i < sc->n_signals; i++) {
-            restore_signal(l, &sc->signals[i]);
-            if (sc->signals[i].seq > l->seq)
-                l->seq = sc->signals[i].seq;
-        }
-        for (size_t i = 0; i < sc->n_events; i++)
-            if (sc->events[i].seq > l->seq)
-                l->seq = sc->events[i].seq;
-        if (cd_status_final(l->cur->status))
+        l->elsewhere = sc->elsewhere;
+        cd_live_merge(l, sc);
+        if (cd_status_final(l->cur->status) || l->elsewhere)
             cd_live_retire(l);
-        else
+        if (!cd_status_final(l->cur->status))
             l->seq += SEQ_GAP;
     }
     cd_stored_call_free(sc);

@@ -19,6 +19,8 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
                                  size_t payload_n);
 /** Build a live call from its rows. @param sc  taken over. @return NULL out of memory */
 struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc);
+/** Take signals into the log that are not there, and raise the last number to theirs. */
+void cd_live_merge(struct cd_live *l, const struct cd_stored_call *sc);
 /** Final calls rest a while in memory for late questions, then leave: arm that. */
 void cd_live_retire(struct cd_live *l);
 /** Write behind, with the next batch, what was signalled and is not stored yet. */

@@ -13,7 +13,7 @@ static void restore_tokens(struct cd_core *core, const struct cd_live *l)
         cd_tokens_restore(core, l->cur->participants[i].user_id);
 }
 
-static bool restore_one(struct cd_core *core, struct cd_stored_call *sc)
+struct cd_live *cd_restore_one(struct cd_core *core, struct cd_stored_call *sc)
 {
     struct cd_outbox_row *rows = sc->outbox;
     size_t n = sc->n_outbox;
@@ -35,7 +35,7 @@ static bool restore_one(struct cd_core *core, struct cd_stored_call *sc)
     for (size_t i = 0; i < n; i++)
         cd_outbox_row_done(&rows[i]);
     free(rows);
-    return l != NULL;
+    return l;
 }
 
 size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, size_t n)
@@ -43,7 +43,7 @@ size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, siz
     size_t fresh = 0;
 
     for (size_t i = 0; i < n; i++)
-        fresh += restore_one(core, calls[i]);
+        fresh += cd_restore_one(core, calls[i]) != NULL;
     free(calls);
     return fresh;
 }

@@ -5,6 +5,8 @@
 #include "core.h"
 #include "store/spool.h"
 
+/** Bring a call (taken over) into memory. @return it, when it was not there; else NULL */
+struct cd_live *cd_restore_one(struct cd_core *core, struct cd_stored_call *sc);
 /** Bring calls (taken over) into memory. One that is there already keeps its state, and gets the outbox
  * rows that it does not know. @return how many came new */
 size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, size_t n);

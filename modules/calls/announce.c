@@ -259,3 +259,23 @@ void calls_announce(struct cd_core *core, struct cd_live *l, const struct cd_cal
     else if (cmd->ev == CD_EV_SELECT_OTHER)
         announce_ousted(core, l);
 }
+
+/* Who did what is not told between daemons: the states say enough. */
+void calls_announce_moved(struct cd_core *core, struct cd_live *l, const struct cd_call *prev)
+{
+    const struct cd_call *c = l->cur;
+    struct cd_cmd cmd = {.ev = CD_EV_END, .source = CD_S_TIMER, .user = c->ended_by};
+
+    if (cd_status_final(prev->status))
+        return;
+    if (cd_status_final(c->status)) {
+        announce_final(core, l, prev, l->event_seq, &cmd);
+        return;
+    }
+    if (prev->status == CD_RINGING && c->status != CD_RINGING && c->callee) {
+        cmd.user = c->callee;
+        announce_answered(core, l, l->event_seq, &cmd);
+    }
+    if (prev->status != CD_CONNECTED && c->status == CD_CONNECTED)
+        announce_connected(core, l, cd_take_seq(l));
+}

@@ -106,6 +106,17 @@ static void on_restored(struct cd_core *core, struct cd_live *live, const struct
     calls_timers(core, live, NULL);
 }
 
+static void on_moved(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                     const struct cd_outbox_row *rows, size_t n)
+{
+    (void)rows;
+    (void)n;
+    if (!prev)
+        return;
+    calls_announce_moved(core, live, prev);
+    calls_timers(core, live, prev);
+}
+
 static enum cd_rc start(struct cd_core *core, struct cd_err *err)
 {
     core->starts = cd_limit_new((unsigned)core->conf->limits.starts_per_hour, HOUR_MS, KEYS_MAX);
@@ -151,6 +162,7 @@ const struct cd_module cd_module_calls = {
     .reload = reload,
     .before_commit = before_commit,
     .after_commit = after_commit,
+    .on_moved = on_moved,
     .on_client = calls_seats_client,
     .on_restored = on_restored,
 };

@@ -25,6 +25,8 @@ void calls_status(struct cd_op *op);
 void calls_events(struct cd_op *op);
 void calls_active(struct cd_op *op);
 void calls_ice_servers(struct cd_op *op);
+/** What another daemon did, to the sockets here. @param prev  the state before */
+void calls_announce_moved(struct cd_core *core, struct cd_live *l, const struct cd_call *prev);
 /** Public: no user. */
 enum cd_rc calls_config(void *self, struct cd_req *req);
 /** Neither parked nor kept under an Idempotency-Key: a token is no answer to be stored. */

@@ -27,6 +27,10 @@ static void on_done(void *arg, const struct cd_result *res)
 {
     struct cd_op *op = arg;
 
+    if (res->key_taken) {
+        cd_op_key_taken(op);
+        return;
+    }
     op->idem_given = op->idem_given && res->moved; /* an unchanged call's answer is kept on its own */
     op->live = res->live;
     if (res->rc != CD_OK) {

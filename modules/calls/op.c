@@ -121,8 +121,14 @@ static void saved(void *arg, enum cd_store_rc rc, const char *live_call_id)
 {
     struct saving *s = arg;
 
-    (void)rc; /* an answer that could not be kept is still the answer */
     (void)live_call_id;
+    if (rc == CD_STORE_LOST_RACE) { /* the key has an answer by now */
+        cd_buf_done(&s->body);
+        cd_op_key_taken(s->op);
+        free(s);
+        return;
+    }
+    /* else an answer that could not be kept is still the answer */
     answer(s->op, s->status, &s->body);
     finish(s->op);
     free(s);
@@ -283,6 +289,23 @@ static void on_idem(void *arg, enum cd_store_rc rc, const struct cd_idem_row *ro
         cd_op_fail(op, CD_E_IDEMPOTENCY);
     else
         replay(op, row);
+}
+
+static void on_taken(void *arg, enum cd_store_rc rc, const struct cd_idem_row *row)
+{
+    struct cd_op *op = arg;
+
+    if (rc == CD_STORE_OK && row)
+        on_idem(arg, rc, row);
+    else
+        cd_op_error(op, CD_E_OVERLOADED, "The call could not be stored; try again.");
+}
+
+void cd_op_key_taken(struct cd_op *op)
+{
+    struct cd_store *store = op->core->store;
+
+    store->ops->idem_get(store, op->who->user_id, op->key + strlen(op->who->user_id) + 1, on_taken, op);
 }
 
 /* One request a key at a time: the others queue behind it. */

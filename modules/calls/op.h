@@ -61,6 +61,8 @@ void cd_op_with_call(struct cd_op *op, cd_op_fn next);
 /** As cd_op_with_call, but the user must be a participant: else 403. */
 void cd_op_with_own_call(struct cd_op *op, cd_op_fn next);
 
+/** The Idempotency-Key was taken meanwhile, by another daemon: answer as that one did. */
+void cd_op_key_taken(struct cd_op *op);
 /** The idempotency row to ride in a transition, or NULL when none was asked for. Ownership passes. */
 struct cd_idem_row *cd_op_idem(struct cd_op *op, int status);
 /** Keep the answer of a transition with its row, without credentials and SDP.

@@ -109,7 +109,7 @@ void calls_seats_restored(struct cd_core *core, struct cd_live *l)
         if (cd_status_final(c->status) || p->state != CD_P_JOINED || p->side != CD_SIDE_OURS)
             continue;
         s->held = true;
-        if (p->device_id && strncmp(p->device_id, "socket:", 7) == 0)
+        if (!l->elsewhere && !s->sock_id && p->device_id && strncmp(p->device_id, "socket:", 7) == 0)
             cd_timer_set(core->loop, &s->grace, core->conf->calls.seat_seconds * 1000, grace_over, s);
     }
 }

@@ -99,7 +99,7 @@ void calls_timers(struct cd_core *core, struct cd_live *l, const struct cd_call 
 {
     const struct cd_call *c = l->cur;
 
-    if (cd_status_final(c->status)) {
+    if (cd_status_final(c->status) || l->elsewhere) {
         cd_timer_cancel(core->loop, &l->ring);
         cd_timer_cancel(core->loop, &l->max_age);
         cd_timer_cancel(core->loop, &l->unattended);

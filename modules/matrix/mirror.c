@@ -13,6 +13,7 @@
 #include "inbound.h"
 #include "rows.h"
 
+#define RANK_DROPPABLE 9 /* of what nobody needs once the call is over */
 #define RETRY_MS 250 /* a commit is in flight: look again */
 
 static bool is_active(const struct cd_call *c)
@@ -229,22 +230,28 @@ static void tell_switches(struct cd_live *live, int side)
     cd_mx_rows_write(&rows, live);
 }
 
+static void feed_outbox(struct cd_core *core, struct cd_live *live, const struct cd_change *change)
+{
+    bool told = room_knows(core, live, change);
+
+    if (change->drop_untried_droppable || !told)
+        cd_outbox_drop(core->outbox, live->cur->id, !told);
+    if (told && change->n_outbox)
+        cd_outbox_add(core->outbox, change->outbox, change->n_outbox);
+}
+
 void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
                         const struct cd_cmd *cmd, const struct cd_change *change)
 {
     struct cd_mx *m = live->mx;
-    bool told;
 
     (void)prev;
     (void)cmd;
     cd_mx_drain_soon(live, 0);
     if (!core->outbox || !m)
         return;
-    told = room_knows(core, live, change);
-    if (change->drop_untried_droppable || !told)
-        cd_outbox_drop(core->outbox, live->cur->id, !told);
-    if (told && change->n_outbox)
-        cd_outbox_add(core->outbox, change->outbox, change->n_outbox);
+    if (!live->elsewhere)
+        feed_outbox(core, live, change);
     mark_written(m, change->outbox, change->n_outbox);
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
@@ -401,8 +408,59 @@ void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
     for (int side = 0; side < CD_MX_SIDES; side++)
         if (side == CD_MX_CALLER ? m->invite_written : m->answer_written)
             cd_mx_batch_base(m, side);
+    if (live->elsewhere)
+        return;
     cd_outbox_add(core->outbox, rows, n);
     pump(live);
+}
+
+/* --- another daemon's doing ------------------------------------------------------------------- */
+
+static bool has_invite(const struct cd_outbox_row *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(rows[i].event_type, "m.call.invite") == 0)
+            return true;
+    return false;
+}
+
+/* What its transaction deleted goes here as well. */
+static void drop_as_stored(struct cd_core *core, struct cd_live *live, const struct cd_outbox_row *rows,
+                           size_t n)
+{
+    const struct cd_call *c = live->cur;
+
+    if (cd_status_final(c->status) && !has_invite(rows, n) &&
+        cd_outbox_take_back(core->outbox, c->id, NULL, 0))
+        live->invite_tried = false;
+    if (cd_status_final(c->status) || !cd_mx_has_counterpart(c))
+        cd_outbox_drop(core->outbox, c->id, false);
+}
+
+void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                    const struct cd_outbox_row *rows, size_t n)
+{
+    struct cd_mx *m = core->outbox && live->cur ? cd_mx_of(live) : NULL;
+    bool over = live->cur && cd_status_final(live->cur->status);
+
+    if (!m)
+        return;
+    if (prev) {
+        restore_descriptions(m);
+        cd_mx_drain_soon(live, 0);
+    }
+    mark_written(m, rows, n);
+    if (!cd_mx_has_counterpart(live->cur))
+        cd_mx_batch_stop(m);
+    if (live->elsewhere)
+        return;
+    if (prev)
+        drop_as_stored(core, live, rows, n);
+    for (size_t i = 0; i < n; i++)
+        if (!over || rows[i].rank != RANK_DROPPABLE)
+            cd_outbox_add(core->outbox, &rows[i], 1);
+    if (!over)
+        pump(live);
 }
 
 /* --- the outbox calls back -------------------------------------------------------------------- */

@@ -13,6 +13,8 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
 void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig,
                      uint64_t seq);
 void cd_mx_on_gone(struct cd_core *core, struct cd_live *live);
+void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
+                    const struct cd_outbox_row *rows, size_t n);
 void cd_mx_on_restored(struct cd_core *core, struct cd_live *live, const struct cd_outbox_row *rows,
                        size_t n);
 /** The outbox's callbacks; self is the core. */

@@ -98,5 +98,6 @@ const struct cd_module cd_module_matrix = {
     .on_client = cd_mx_on_client,
     .on_gone = cd_mx_on_gone,
     .on_restored = cd_mx_on_restored,
+    .on_moved = cd_mx_on_moved,
     .metrics = metrics,
 };

@@ -17,6 +17,7 @@
 #define USERS_AT_ONCE 8
 #define ROWS_MAX 20000
 #define ANSWER_GRACE_MS 10000
+#define LEASE_AGAIN_MS 1000
 #define LONGEST_SLEEP_MS 60000 /* the wall clock may have jumped meanwhile */
 
 /* --- queues of users ---------------------------------------------------------------------- */
@@ -99,6 +100,7 @@ static void finish_one(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_
 
     count(o, rc);
     o->store->ops->outbox_done(o->store, row.txn_id);
+    cd_ob_done(o, row.txn_id);
     cd_map_del(&o->txns, cd_str_of(row.txn_id)); /* its key goes out of the item with the row */
     it->row = (struct cd_outbox_row){.rank = row.rank, .ord = row.ord};
     cd_ob_wake_call(o, it->call);
@@ -136,6 +138,17 @@ static struct cd_principal *usable_token(struct cd_outbox *o, struct cd_ob_user 
             return NULL;
     }
     return p;
+}
+
+void cd_ob_discard(struct cd_outbox *o, struct cd_ob_item *it)
+{
+    while (it) {
+        struct cd_ob_item *next = it->batch;
+
+        cd_ob_wake_call(o, it->call);
+        cd_ob_remove(o, it);
+        it = next;
+    }
 }
 
 static bool expire_one(struct cd_outbox *o, struct cd_ob_user *u, int64_t wall_ms)
@@ -189,6 +202,11 @@ static void look_at(struct cd_outbox *o, struct cd_ob_user *u)
         if (!u->queued)
             queue_push(&o->starved, u);
         it = NULL;
+    }
+    if (it && !cd_store_may_act(o->store)) { /* it may be another daemon's by now */
+        it = NULL;
+        if (wake_at > wall + LEASE_AGAIN_MS)
+            wake_at = wall + LEASE_AGAIN_MS;
     }
     p = it ? usable_token(o, u) : NULL;
     if (p)
@@ -306,6 +324,22 @@ bool cd_outbox_take_back(struct cd_outbox *o, const char *call_id, const struct 
     return true;
 }
 
+void cd_outbox_forget(struct cd_outbox *o, const char *call_id)
+{
+    struct cd_ob_call *call = cd_map_get(&o->calls, cd_str_of(call_id));
+    struct cd_ob_item *it = call ? call->items : NULL, *next;
+
+    for (; it; it = next) {
+        next = it->call_next; /* the last row takes the call with it */
+        if (it->user->sending == it && it->user->mark)
+            cd_ob_stop(o, it->user); /* no request was begun */
+        if (it->in_flight)
+            it->forgotten = true;
+        else
+            cd_ob_remove(o, it);
+    }
+}
+
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id)
 {
     struct cd_ob_user *u = cd_ob_user_get(o, user_id);
@@ -381,6 +415,7 @@ void cd_outbox_free(struct cd_outbox *o)
     cd_map_done(&o->txns);
     cd_map_done(&o->calls);
     cd_map_done(&o->users);
+    free(o->done);
     free(o->base);
     free(o);
 }

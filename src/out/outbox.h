@@ -53,6 +53,9 @@ void cd_outbox_drop(struct cd_outbox *o, const char *call_id, bool all);
  * @return false: the invite is on its way or was sent; nothing was changed */
 bool cd_outbox_take_back(struct cd_outbox *o, const char *call_id, const struct cd_outbox_row *rows,
                          size_t n);
+/** Another daemon sends this call's rows from now on: they go, here alone. One that is on its way is not
+ * repeated. */
+void cd_outbox_forget(struct cd_outbox *o, const char *call_id);
 /** A token of that user became available (another one, or the same again): wake its rows. */
 void cd_outbox_token_ready(struct cd_outbox *o, const char *user_id);
 /** Rows of that call left? */

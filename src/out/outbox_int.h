@@ -25,6 +25,7 @@ struct cd_ob_item {
     uint64_t seq;
     bool in_flight;
     bool dropped; /* not repeated when this attempt fails */
+    bool forgotten; /* the same, and its stored row is another daemon's */
 };
 
 struct cd_ob_call {
@@ -55,6 +56,8 @@ struct cd_ob_queue {
     struct cd_ob_user *first, *last;
 };
 
+#define CD_OB_DONE_MAX 4096 /* power of two */
+
 struct cd_outbox {
     struct cd_loop *loop;
     struct cd_fetch_pool *pool;
@@ -67,12 +70,17 @@ struct cd_outbox {
     struct cd_timer kick;
     unsigned sending; /* users with a request on its way */
     uint64_t last_seq;
+    /* rows finished lately: what is read back meanwhile may hold them still */
+    uint64_t *done; /* hashes of transaction ids, a ring; NULL: none yet */
+    size_t done_at;
     struct cd_outbox_stats stats;
 };
 
 /* --- outbox_queue.c: the rows and their order --------------------------------------------- */
 /** Copy a row in. @return NULL: there already, or out of memory */
 struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row *row);
+/** Never take this row in again. */
+void cd_ob_done(struct cd_outbox *o, const char *txn_id);
 /** Take it out of all lists and free it. Its user stays. */
 void cd_ob_remove(struct cd_outbox *o, struct cd_ob_item *it);
 /** The row of @p u that goes next. @param wake_at  earliest wall time at which that may change;
@@ -92,6 +100,8 @@ void cd_ob_stop(struct cd_outbox *o, struct cd_ob_user *u); /* forget the attemp
 /** The row is finished: store, owner, memory; its followers too. */
 void cd_ob_finish(struct cd_outbox *o, struct cd_ob_item *it, enum cd_sent_rc rc,
                   const char *event_id);
+/** The row goes, and those that are one event with it; in memory alone. */
+void cd_ob_discard(struct cd_outbox *o, struct cd_ob_item *it);
 void cd_ob_wake(struct cd_outbox *o, struct cd_ob_user *u);
 void cd_ob_wake_call(struct cd_outbox *o, struct cd_ob_call *call);
 

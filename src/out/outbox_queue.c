@@ -138,13 +138,40 @@ static void link_user(struct cd_ob_user *u, struct cd_ob_item *it)
     u->n++;
 }
 
+static uint64_t hash_of(const char *txn_id)
+{
+    uint64_t h = 1469598103934665603u;
+
+    for (const char *p = txn_id; *p; p++)
+        h = (h ^ (unsigned char)*p) * 1099511628211u;
+    return h ? h : 1;
+}
+
+void cd_ob_done(struct cd_outbox *o, const char *txn_id)
+{
+    if (!o->done)
+        o->done = calloc(CD_OB_DONE_MAX, sizeof(*o->done));
+    if (o->done)
+        o->done[o->done_at++ % CD_OB_DONE_MAX] = hash_of(txn_id);
+}
+
+static bool is_done(const struct cd_outbox *o, const char *txn_id)
+{
+    uint64_t h = hash_of(txn_id);
+
+    for (size_t i = 0; o->done && i < CD_OB_DONE_MAX; i++)
+        if (o->done[i] == h)
+            return true;
+    return false;
+}
+
 struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row *row)
 {
     struct cd_ob_call *call;
     struct cd_ob_user *u;
     struct cd_ob_item *it;
 
-    if (cd_map_get(&o->txns, cd_str_of(row->txn_id)))
+    if (cd_map_get(&o->txns, cd_str_of(row->txn_id)) || is_done(o, row->txn_id))
         return NULL;
     it = item_new(row);
     call = it ? call_for(o, row->call_id) : NULL;

@@ -127,6 +127,8 @@ static void on_answer(void *arg, const struct cd_fetch_res *res)
     o->stats.homeserver_up = res->status > 0 && res->status < 500;
     if (res->status >= 200 && res->status < 300)
         sent(o, it, res->body);
+    else if (it->forgotten)
+        cd_ob_discard(o, it);
     else if (res->status == 401)
         refused_token(o, it, p);
     else if (res->status == 429)
@@ -191,6 +193,14 @@ static void on_marked(void *arg, enum cd_store_rc rc)
     if (!o)
         return;
     u->mark = NULL;
+    if (rc == CD_STORE_LOST_RACE && !u->sending->row.unwritten) { /* sent or taken back by another daemon */
+        struct cd_ob_item *it = u->sending;
+
+        attempt_over(o, u);
+        cd_ob_wake(o, u);
+        cd_ob_discard(o, it);
+        return;
+    }
     /* Without its note the invite still has to ring: a store that is down must not stop calls. */
     if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "outbox", "attempt.unnoted", NULL, "the store did not note an attempt");

@@ -287,6 +287,25 @@ bool cd_change_check(const struct cd_change *ch)
     return ch->call_id[0] && rows_ok(ch);
 }
 
+struct cd_idem_row *cd_idem_row_copy(const struct cd_idem_row *r)
+{
+    struct cd_idem_row *c = malloc(sizeof *c);
+
+    if (!c)
+        return NULL;
+    *c = *r;
+    c->user_id = c->key = c->response = NULL;
+    if (cd_dup(&c->user_id, r->user_id) && cd_dup(&c->key, r->key) && cd_dup(&c->response, r->response))
+        return c;
+    cd_idem_row_free(c);
+    return NULL;
+}
+
+bool cd_store_may_act(const struct cd_store *s)
+{
+    return !s->ops->may_act || s->ops->may_act(s);
+}
+
 bool cd_call_holds_active(const struct cd_call *c)
 {
     return !cd_status_final(c->status) && (c->origin == CD_O_REST || c->origin == CD_O_SOCKET) &&

@@ -505,9 +505,9 @@ static void load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
 
 /* --- outbox bookkeeping, life ----------------------------------------------------------------- */
 
-static void answer_done(struct mem_store *s, cd_done_fn fn, void *arg)
+static void answer_done(struct mem_store *s, cd_done_fn fn, void *arg, enum cd_store_rc rc)
 {
-    struct cd_answer *a = fn ? mem_answer(CD_STORE_OK, arg) : NULL;
+    struct cd_answer *a = fn ? mem_answer(rc, arg) : NULL;
 
     if (!a)
         return;
@@ -525,7 +525,7 @@ static void outbox_tried(struct cd_store *b, const char *txn_id, int attempts, c
         o->row.tried = true;
         o->row.attempts = attempts;
     }
-    answer_done(s, fn, arg);
+    answer_done(s, fn, arg, o ? CD_STORE_OK : CD_STORE_LOST_RACE);
 }
 
 static void outbox_done(struct cd_store *b, const char *txn_id)
@@ -552,7 +552,7 @@ static void stats(const struct cd_store *b, struct cd_store_stats *out)
 
 static void flush(struct cd_store *b, cd_done_fn fn, void *arg)
 {
-    answer_done(mem_of(b), fn, arg);
+    answer_done(mem_of(b), fn, arg, CD_STORE_OK);
 }
 
 static void close_store(struct cd_store *b)

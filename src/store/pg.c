@@ -287,6 +287,41 @@ static void commit(struct cd_store *b, struct cd_change *ch, cd_commit_fn fn, vo
     }
 }
 
+void pg_refuse(struct pg_store *s, struct pg_op *op)
+{
+    answer_op(s, op, CD_STORE_DOWN);
+}
+
+/* What concerns this database alone: no spool keeps it. */
+static void put_own(struct pg_store *s, struct pg_op *op)
+{
+    if (s->divert)
+        pg_refuse(s, op);
+    else
+        pg_put(s, op);
+}
+
+bool pg_submit_plain(struct pg_store *s, enum pg_op_kind kind, cd_done_fn fn)
+{
+    struct pg_op *op = op_new(kind, s);
+
+    if (!op)
+        return false;
+    op->done_fn = fn;
+    put_own(s, op);
+    return true;
+}
+
+void pg_submit_leave(struct pg_store *s, cd_done_fn fn, void *arg)
+{
+    struct pg_op *op = op_new(PG_OP_LEAVE, arg);
+
+    if (!op)
+        return;
+    op->done_fn = fn;
+    put_own(s, op);
+}
+
 static void outbox_tried(struct cd_store *b, const char *txn_id, int attempts, cd_done_fn fn, void *arg)
 {
     struct pg_op *op = op_new(PG_OP_TRIED, arg);
@@ -399,6 +434,7 @@ static void stats(const struct cd_store *b, struct cd_store_stats *out)
     *out = s->stats;
     out->connected = s->stats.connected && !pg_hangs(s);
     out->queue_now = s->n_queued + s->n_batch;
+    out->peers = s->lease.peers;
     out->reconnects = connects ? connects - 1 : 0;
 }
 
@@ -433,6 +469,7 @@ static void tick(void *arg)
     if (s->reads)
         pg_reads_expire(s->reads, now);
     pg_look(s, now);
+    pg_lease_tick(s, now);
     cd_timer_set(s->loop, &s->tick, TICK_MS, tick, s);
 }
 
@@ -483,6 +520,7 @@ static void really_close(struct pg_store *s)
     free(s->expect);
     free(s->url);
     free(s->schema);
+    free(s->lease.ids);
     free(s);
 }
 
@@ -515,6 +553,9 @@ static const struct cd_store_ops ops = {
     .stats = stats,
     .flush = flush,
     .close = close_store,
+    .watch = pg_watch,
+    .may_act = pg_may_act,
+    .leave = pg_leave,
 };
 
 bool pg_connect(struct pg_store *s)
@@ -543,6 +584,7 @@ struct cd_store *cd_store_pg_open(struct cd_loop *loop, const struct cd_pg_conf 
     s->ready_fn = ready;
     s->ready_arg = arg;
     s->next_mark = 1;
+    s->lease.ticked_ms = s->lease.renewed_ms = cd_mono_ms();
     if (conf->node)
         snprintf(s->owner, sizeof s->owner, "%s", conf->node);
     else

@@ -22,7 +22,11 @@ enum pg_op_kind {
     PG_OP_SEEN,
     PG_OP_QUARANTINE,
     PG_OP_PURGE,
-    PG_OP_FLUSH
+    PG_OP_FLUSH,
+    /* of the database's own, never spooled: */
+    PG_OP_CLAIM, /* and PEERS */
+    PG_OP_PEERS,
+    PG_OP_LEAVE
 };
 
 /** One thing to write. Owns what it points to. */
@@ -80,6 +84,29 @@ struct pg_watch {
     void *arg;
 };
 
+#define PG_LOADS_MAX 4
+#define PG_NODES_CHANNEL "calld_nodes" /* a daemon that comes says its name there */
+
+/** Our part in a database that several daemons use: pg_lease.c. All times monotonic. */
+struct pg_lease {
+    struct cd_store_watch watch; /* NULLs: nobody watches */
+    void *arg;
+    int64_t renewed_ms; /* when the last transaction that is in was sent */
+    int64_t ticked_ms, stalled_ms, up_ms, claimed_ms;
+    unsigned peers;     /* other daemons, as far as is known */
+    bool stalled;       /* the loop stood still, and no transaction is in since */
+    bool left;
+    bool asking;        /* a claim or a heartbeat waits or is under way */
+    bool deaf;          /* something was not heard: read all again at the next chance */
+    char *ids;          /* '{..}' of what the last claim took, NULL: nothing */
+    unsigned long long n_ids;
+    size_t n_loads;     /* load_live's that wait for their claim */
+    struct {
+        cd_load_all_fn fn;
+        void *arg;
+    } loads[PG_LOADS_MAX];
+};
+
 struct pg_store {
     struct cd_store base; /* first */
     struct cd_loop *loop;
@@ -105,6 +132,8 @@ struct pg_store {
     bool unknown;     /* the batch was sent over a connection that is lost */
     char owner[CD_PARTY_ID_LEN + 1];
     int64_t epoch, next_mark;
+    bool robbed; /* somebody else raised the epoch */
+    struct pg_lease lease;
     struct pg_op *batch[PG_BATCH_MAX];
     size_t n_batch;
     struct pg_expect *expect;
@@ -126,9 +155,14 @@ void pg_op_finish(struct pg_op *op);
 void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n);
 /** Put the batch's ops from @p from on back to the head of the queue, in their order. */
 void pg_requeue(struct pg_store *s, struct pg_op *const *ops, size_t n);
+/** Queue an op without data of its own. @return false: no memory, @p fn will not be called */
+bool pg_submit_plain(struct pg_store *s, enum pg_op_kind kind, cd_done_fn fn);
+void pg_submit_leave(struct pg_store *s, cd_done_fn fn, void *arg);
 /** The first connection stands, or the first attempt failed. */
 void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc);
 
+/** Answer @p op (taken over) with DOWN. */
+void pg_refuse(struct pg_store *s, struct pg_op *op);
 /** Queue @p op (taken over), diverted or not. */
 void pg_put(struct pg_store *s, struct pg_op *op);
 /** Connect a store that was opened offline. @return false: out of memory, or the URL is none */
@@ -164,9 +198,28 @@ void pg_reads_ping(struct pg_reads *r, int64_t now_ms, int64_t every_ms);
 void pg_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);
 void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
                        void *arg);
-void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg);
+/** All calls that are ours. @param rc  not OK: only answer that */
+void pg_read_live(struct pg_store *s, enum cd_store_rc rc, cd_load_all_fn fn, void *arg);
+/** Calls by their ids. @param ids  '{a,b}', copied */
+void pg_read_ids(struct pg_store *s, const char *ids, cd_load_all_fn fn, void *arg);
 void pg_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg);
 void pg_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg);
 void pg_members_load(struct cd_store *b, cd_members_fn fn, void *arg);
+
+/* pg_lease.c */
+void pg_lease_tick(struct pg_store *s, int64_t now_ms);
+/** The batch that was sent at sent_ms is in. */
+void pg_lease_renewed(struct pg_store *s);
+/** The write connection stands. */
+void pg_lease_up(struct pg_store *s, bool robbed);
+void pg_lease_heard(struct pg_store *s, const char *channel, const char *payload);
+/** Notifications may have been missed. */
+void pg_lease_missed(struct pg_store *s);
+void pg_take_claim(struct pg_store *s, const PGresult *res);
+void pg_take_peers(struct pg_store *s, const PGresult *res);
+void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg);
+void pg_watch(struct cd_store *b, const struct cd_store_watch *w, void *arg);
+bool pg_may_act(const struct cd_store *b);
+void pg_leave(struct cd_store *b, cd_done_fn fn, void *arg);
 
 #endif

@@ -43,6 +43,22 @@ void pg_look(struct pg_store *s, int64_t now)
         pg_reads_ping(s->reads, now, PING_MS);
 }
 
+/* What concerns the database alone is asked again when it is back. */
+static void refuse_own(struct pg_store *s, struct pg_op **list)
+{
+    while (*list) {
+        struct pg_op *op = *list;
+
+        if (op->kind >= PG_OP_CLAIM) {
+            *list = op->next;
+            op->next = NULL;
+            pg_refuse(s, op);
+        } else {
+            list = &op->next;
+        }
+    }
+}
+
 struct pg_op *pg_suspend(struct pg_store *s)
 {
     struct pg_op *list = s->head, **from = &list;
@@ -56,6 +72,7 @@ struct pg_op *pg_suspend(struct pg_store *s)
     s->head = s->last = NULL;
     s->n_queued = 0;
     s->away = true;
+    refuse_own(s, &list);
     for (struct pg_op *op = list; op; op = op->next) {
         op->retries = 0;
         op->failed = false;

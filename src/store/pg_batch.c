@@ -66,10 +66,18 @@ static bool send_plain(struct pg_store *s, PGconn *pg, enum cd_pg_stmt stmt, siz
            expect(s, (int)stmt, op);
 }
 
-static void op_rows(struct cd_pg_rows *r, enum cd_pg_stmt stmt, const struct pg_op *op)
+/* A statement whose only parameter is our name. */
+static bool send_named(struct pg_store *s, PGconn *pg, enum cd_pg_stmt stmt, size_t op)
+{
+    const char *const v[] = {s->owner};
+
+    return PQsendQueryPrepared(pg, cd_pg_stmts[stmt].name, 1, v, NULL, NULL, 0) == 1 && expect(s, (int)stmt, op);
+}
+
+static void op_rows(struct cd_pg_rows *r, enum cd_pg_stmt stmt, const struct pg_op *op, const char *owner)
 {
     if (op->kind == PG_OP_CHANGE) {
-        cd_pg_change_rows(r, stmt, op->change);
+        cd_pg_change_rows(r, stmt, op->change, owner);
     } else if (op->kind == PG_OP_TRIED && stmt == CD_PG_TRIED) {
         cd_pg_text(r, op->key);
         cd_pg_int(r, op->number);
@@ -112,6 +120,12 @@ static bool send_own(struct pg_store *s, PGconn *pg, const struct pg_op *op, siz
         cd_pg_int(r, op->number);
         cd_pg_bytes(r, op->data, op->n_data);
         return send_rows(s, pg, CD_PG_QUARANTINE, i);
+    case PG_OP_CLAIM:
+        return send_named(s, pg, CD_PG_CLAIM, i) && send_named(s, pg, CD_PG_PEERS, i);
+    case PG_OP_PEERS:
+        return send_named(s, pg, CD_PG_PEERS, i);
+    case PG_OP_LEAVE:
+        return send_named(s, pg, CD_PG_LEAVE, i);
     case PG_OP_PURGE:
         return send_plain(s, pg, CD_PG_PURGE_IDEM, i) && send_plain(s, pg, CD_PG_PURGE_SEEN, i) &&
                send_plain(s, pg, CD_PG_PURGE_INBOX, i);
@@ -136,7 +150,9 @@ static bool send_transaction(struct pg_store *s, PGconn *pg, size_t from, size_t
 
         op->mark = mark;
         op->failed = false;
-        op->rc = op->kind == PG_OP_SEEN ? CD_STORE_DUPLICATE : CD_STORE_OK;
+        op->rc = op->kind == PG_OP_SEEN    ? CD_STORE_DUPLICATE
+                 : op->kind == PG_OP_TRIED ? CD_STORE_LOST_RACE
+                                           : CD_STORE_OK;
     }
     for (int k = CD_PG_TRIED; k <= CD_PG_SEEN && ok; k++) {
         enum cd_pg_stmt stmt = (enum cd_pg_stmt)k;
@@ -148,7 +164,7 @@ static bool send_transaction(struct pg_store *s, PGconn *pg, size_t from, size_t
             continue;
         cd_pg_rows_begin(&s->rows, cd_pg_stmts[stmt].types);
         for (size_t i = from; i < to; i++)
-            op_rows(&s->rows, stmt, s->batch[i]);
+            op_rows(&s->rows, stmt, s->batch[i], s->owner);
         ok = ok && send_rows(s, pg, stmt, from);
     }
     return ok && sync_here(s, pg);
@@ -311,7 +327,7 @@ static enum verdict judge(struct pg_op *op)
 static void count(struct pg_store *s, const struct pg_op *op)
 {
     s->stats.commits += op->kind == PG_OP_CHANGE && op->rc == CD_STORE_OK;
-    s->stats.lost_races += op->rc == CD_STORE_LOST_RACE;
+    s->stats.lost_races += op->kind == PG_OP_CHANGE && op->rc == CD_STORE_LOST_RACE;
 }
 
 /* Receivers first: what they submit joins what waits, and the next batch leaves with this turn. Fewer,
@@ -367,6 +383,8 @@ static void on_sync(struct pg_store *s)
 {
     if (s->at_expect < s->n_expect)
         return; /* of one op among others */
+    if (s->phase == PG_GROUP && !s->batch[0]->failed)
+        pg_lease_renewed(s);
     if (s->phase == PG_GROUP && s->batch[0]->failed) {
         if (s->n_batch > 1)
             send_singles(s);
@@ -420,6 +438,33 @@ static void take_seen(struct pg_store *s, const PGresult *res)
         }
 }
 
+/* Ours are the rows that came back; the others are gone. */
+static void take_tried(struct pg_store *s, const PGresult *res)
+{
+    for (int i = 0; i < PQntuples(res); i++)
+        for (size_t k = 0; k < s->n_batch; k++) {
+            struct pg_op *op = s->batch[k];
+
+            if (op->kind == PG_OP_TRIED && strcmp(op->key, PQgetvalue(res, i, 0)) == 0)
+                op->rc = CD_STORE_OK;
+        }
+}
+
+/* Which of the calls written to are another daemon's? */
+static void take_elsewhere(struct pg_store *s, const struct pg_expect *e, const PGresult *res)
+{
+    const char *ids = PQgetisnull(res, 0, 1) ? "" : PQgetvalue(res, 0, 1);
+    bool single = s->phase == PG_SINGLES;
+
+    for (size_t i = single ? e->op : 0; i < (single ? e->op + 1u : s->n_batch); i++) {
+        struct cd_change *ch = s->batch[i]->change;
+        bool written = ch && (ch->call ? ch->expect_version != 0 : ch->n_outbox != 0);
+
+        if (written && (e->what == CD_PG_UPDATE) == (ch->call != NULL))
+            ch->elsewhere = strstr(ids, ch->call_id) != NULL;
+    }
+}
+
 static bool in_list(const char *list, int64_t mark)
 {
     for (const char *p = list; *p;) {
@@ -439,6 +484,7 @@ static void take_fence(struct pg_store *s, const PGresult *res)
     size_t n_in = 0, n_out = 0, n = s->n_batch;
     const char *list = PQgetvalue(res, 0, 1);
 
+    s->robbed = s->robbed || (s->epoch && strtoll(PQgetvalue(res, 0, 0), NULL, 10) != s->epoch + 1);
     s->epoch = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
     for (size_t i = 0; i < n; i++) {
         struct pg_op *op = s->batch[i];
@@ -472,6 +518,20 @@ static void prepare_failed(struct pg_store *s, const PGresult *res)
     cd_pgconn_reset(s->write, "the connection could not be prepared");
 }
 
+static void come_up(struct pg_store *s)
+{
+    bool robbed = s->robbed;
+
+    s->robbed = false;
+    for (size_t i = 0; i < s->n_batch && robbed; i++) /* in, but whose are they now? */
+        if (s->batch[i]->change)
+            s->batch[i]->change->elsewhere = true;
+    s->delivering = true; /* the store must outlive its receivers once more */
+    pg_lease_up(s, robbed);
+    s->delivering = false;
+    end_batch(s);
+}
+
 static void on_prepare(struct pg_store *s, const struct pg_expect *e, const PGresult *res)
 {
     ExecStatusType st = PQresultStatus(res);
@@ -483,12 +543,36 @@ static void on_prepare(struct pg_store *s, const struct pg_expect *e, const PGre
         pg_tell_ready(s, CD_STORE_OK);
         if (s->away && s->watch)
             s->watch->back(s->watch->arg);
-        end_batch(s);
+        come_up(s);
     } else if (st != PGRES_COMMAND_OK && st != PGRES_TUPLES_OK) {
         if (st == PGRES_FATAL_ERROR)
             prepare_failed(s, res);
     } else if (e->what == PG_X_FENCE) {
         take_fence(s, res);
+    }
+}
+
+static void take_result(struct pg_store *s, const struct pg_expect *e, const PGresult *res)
+{
+    switch (e->what) {
+    case CD_PG_SEEN:
+        take_seen(s, res);
+        break;
+    case CD_PG_TRIED:
+        take_tried(s, res);
+        break;
+    case CD_PG_UPDATE:
+    case CD_PG_EXISTS:
+        take_elsewhere(s, e, res);
+        break;
+    case CD_PG_CLAIM:
+        pg_take_claim(s, res);
+        break;
+    case CD_PG_PEERS:
+        pg_take_peers(s, res);
+        break;
+    default:
+        break;
     }
 }
 
@@ -513,8 +597,8 @@ static void result(void *self, const PGresult *res)
         take_diag(s->batch[e.op], res);
     else if (st == PGRES_FATAL_ERROR)
         note_failure(s, &e, res);
-    else if (e.what == CD_PG_SEEN && st == PGRES_TUPLES_OK)
-        take_seen(s, res);
+    else if (st == PGRES_TUPLES_OK)
+        take_result(s, &e, res);
 }
 
 /* --- the connection --------------------------------------------------------------------------- */
@@ -537,10 +621,13 @@ static bool send_fence(struct pg_store *s, PGconn *pg)
            expect(s, PG_X_PREPARE, 0) &&
            PQsendQueryParams(pg,
                              "INSERT INTO store_writers AS w (owner, epoch) VALUES ($1::text, 1)"
-                             " ON CONFLICT (owner) DO UPDATE SET epoch = w.epoch + 1, seen_at = now()"
+                             " ON CONFLICT (owner) DO UPDATE SET epoch = w.epoch + 1, seen_at = now(), has_left = false"
                              " RETURNING epoch, array_to_string(committed, ',')",
                              1, NULL, &owner, NULL, NULL, 0) == 1 &&
-           expect(s, PG_X_FENCE, 0);
+           expect(s, PG_X_FENCE, 0) &&
+           PQsendQueryParams(pg, "SELECT pg_notify('" PG_NODES_CHANNEL "', $1::text)", 1, NULL, &owner, NULL, NULL,
+                             0) == 1 &&
+           expect(s, PG_X_PREPARE, 0);
 }
 
 static void up(void *self)

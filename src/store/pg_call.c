@@ -14,7 +14,7 @@
     "SELECT id, room_id, matrix_call_id, caller, callee, call_type, kind, media, origin, status, end_reason," \
     " ended_by, matrix_signalling, " MS("initiated_at") ", " MS("accepted_at") ", " MS("connected_at") ", " \
     MS("ended_at") ", " MS("ring_expires_at") ", ring_seconds, connected_inferred, mx_version, is_foreign," \
-    " answer_provisional, invite_tried, version, seq FROM call_sessions WHERE "
+    " answer_provisional, invite_tried, version, seq, owner FROM call_sessions WHERE "
 #define PARTICIPANTS \
     "SELECT call_session_id, user_id, display_name, avatar_url, party_id, device_id, state, side," \
     " leave_reason, audio_enabled, video_enabled, screen_sharing, " MS("joined_at") ", " MS("left_at") \
@@ -32,8 +32,10 @@
 
 #define BY_ID "id = $1::text"
 #define BY_MATRIX "room_id = $1::text AND matrix_call_id = $2::text"
+#define BY_IDS "id = ANY ($1::text[])"
 #define LIVE \
-    "status IN ('ringing', 'accepted', 'connected') OR id IN (SELECT call_session_id FROM matrix_outbox)"
+    "id IN (SELECT id FROM call_sessions WHERE status IN ('ringing', 'accepted', 'connected')" \
+    " UNION SELECT call_session_id FROM matrix_outbox) AND owner = $1::text"
 
 #define TABLES(cond) {SESSIONS cond " ORDER BY id", \
                       PARTICIPANTS cond ") ORDER BY call_session_id, position", \
@@ -42,7 +44,8 @@
                       OUTBOX cond ") ORDER BY call_session_id, rank, ord, txn_id"}
 
 static const char *const sql[][CD_PG_CALL_TABLES] = {
-    [CD_PG_BY_ID] = TABLES(BY_ID), [CD_PG_BY_MATRIX] = TABLES(BY_MATRIX), [CD_PG_LIVE] = TABLES(LIVE)};
+    [CD_PG_BY_ID] = TABLES(BY_ID), [CD_PG_BY_MATRIX] = TABLES(BY_MATRIX), [CD_PG_LIVE] = TABLES(LIVE),
+    [CD_PG_BY_IDS] = TABLES(BY_IDS)};
 
 const char *cd_pg_calls_sql(enum cd_pg_which which, size_t table)
 {
@@ -169,6 +172,7 @@ static void add_session(struct cd_pg_calls *all, struct cursor *k)
 {
     struct cd_stored_call **slot = cd_grow((void **)&all->v, &all->n, &all->cap, sizeof *all->v);
     struct cd_stored_call *sc = slot ? calloc(1, sizeof *sc) : NULL;
+    const char *owner;
 
     if (slot)
         *slot = sc;
@@ -179,6 +183,8 @@ static void add_session(struct cd_pg_calls *all, struct cursor *k)
         return;
     }
     take_session(k, sc->call);
+    owner = next(k);
+    sc->elsewhere = all->owner && (!owner || strcmp(owner, all->owner) != 0);
     if (cd_map_put(&all->by_id, cd_str_of(sc->call->id), sc) < 0)
         k->failed = true;
 }

@@ -202,6 +202,19 @@ static void read_results(struct cd_pgconn *c)
     c->reading = false;
 }
 
+static void read_notices(struct cd_pgconn *c)
+{
+    PGnotify *n;
+
+    c->reading = true;
+    while (!c->reset_why && !c->freed && (n = PQnotifies(c->pg))) {
+        if (c->ops->notified)
+            c->ops->notified(c->self, n->relname, n->extra);
+        PQfreemem(n);
+    }
+    c->reading = false;
+}
+
 static void ready(void *arg, uint32_t events)
 {
     struct cd_pgconn *c = arg;
@@ -212,6 +225,7 @@ static void ready(void *arg, uint32_t events)
             return;
         }
         read_results(c);
+        read_notices(c);
         if (c->freed) {
             cd_pgconn_free(c);
             return;

@@ -16,6 +16,8 @@ struct cd_pgconn_ops {
     void (*down)(void *self); /* lost, or an attempt failed; the next attempt is under way */
     /** One result; PGRES_PIPELINE_SYNC ends what a Sync ended. Cleared by the caller. */
     void (*result)(void *self, const PGresult *res);
+    /** Somebody said NOTIFY on a channel that was listened to. May be NULL. */
+    void (*notified)(void *self, const char *channel, const char *payload);
 };
 
 struct cd_pgconn_conf {

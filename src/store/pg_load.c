@@ -3,6 +3,7 @@
  * Why: a read behind a batch would wait for its fsync. A call comes from five tables; the session's
  *      transactions are repeatable reads, so that what stands between two Syncs sees one snapshot.
  * State: struct pg_reads: what waits, what was sent. Owns: both. Blocks: never. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,14 +13,15 @@
 #include "store/pg.h"
 #include "store/pg_call.h"
 
-enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDEM, READ_TOKEN, READ_MEMBERS,
-                 READ_PING };
+enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDS, READ_IDEM, READ_TOKEN, READ_MEMBERS,
+                 READ_PING, READ_LISTEN };
 
 struct pg_read {
     struct pg_read *next;
     enum read_kind kind;
     int64_t queued_ms; /* monotonic */
     char *a, *b;       /* parameters, may be NULL */
+    char listen[64];   /* LISTEN on our own channel */
     size_t step;       /* results taken so far */
     bool failed;
     struct cd_pg_calls calls; /* what was read so far */
@@ -32,7 +34,7 @@ struct pg_reads {
     struct pg_read *sent, *sent_last;       /* in the order of their results */
     struct pg_read *waiting, *waiting_last;
     size_t n_sent, n_waiting;
-    bool up;
+    bool up, was_up;
     int64_t pinged_ms; /* monotonic: or something else was asked */
 };
 
@@ -80,6 +82,7 @@ static bool send_calls(PGconn *pg, const struct pg_read *r)
 {
     enum cd_pg_which which = r->kind == READ_CALL        ? CD_PG_BY_ID
                              : r->kind == READ_BY_MATRIX ? CD_PG_BY_MATRIX
+                             : r->kind == READ_IDS       ? CD_PG_BY_IDS
                                                          : CD_PG_LIVE;
 
     for (size_t i = 0; i < CD_PG_CALL_TABLES; i++)
@@ -94,7 +97,10 @@ static bool send_read(PGconn *pg, const struct pg_read *r)
     case READ_CALL:
     case READ_BY_MATRIX:
     case READ_LIVE:
+    case READ_IDS:
         return send_calls(pg, r);
+    case READ_LISTEN:
+        return ask(pg, "LISTEN " PG_NODES_CHANNEL, r, false) && ask(pg, r->listen, r, false);
     case READ_IDEM:
         return ask(pg, "SELECT encode(request_hash, 'hex'), status, response, call_session_id,"
                        " (extract(epoch FROM created_at) * 1000)::bigint FROM idempotency_keys"
@@ -133,6 +139,15 @@ static void pump(struct pg_reads *rs)
         cd_pgconn_flush(rs->conn);
 }
 
+/* Without asking the database. */
+static void answer_now(struct pg_store *s, struct pg_read *r, enum cd_store_rc rc)
+{
+    r->answer->rc = rc;
+    cd_later_push(s->later, r->answer);
+    r->answer = NULL;
+    read_free(r);
+}
+
 static void submit(struct pg_store *s, struct pg_read *r)
 {
     struct pg_reads *rs = s->reads;
@@ -141,10 +156,7 @@ static void submit(struct pg_store *s, struct pg_read *r)
     if (!r)
         return;
     if (rs->n_waiting >= PG_READS_WAITING_MAX) {
-        r->answer->rc = CD_STORE_FULL;
-        cd_later_push(s->later, r->answer);
-        r->answer = NULL;
-        read_free(r);
+        answer_now(s, r, CD_STORE_FULL);
         return;
     }
     rs->pinged_ms = r->queued_ms = cd_mono_ms();
@@ -218,14 +230,17 @@ static void take_members(struct pg_read *r, const PGresult *res)
     }
 }
 
-static void take_rows(struct pg_read *r, const PGresult *res)
+static void take_rows(struct pg_read *r, const PGresult *res, const char *owner)
 {
     size_t step = r->step++;
+
+    r->calls.owner = owner;
 
     switch (r->kind) {
     case READ_CALL:
     case READ_BY_MATRIX:
     case READ_LIVE:
+    case READ_IDS:
         if (step >= CD_PG_CALL_TABLES || !cd_pg_calls_take(&r->calls, step, res))
             r->failed = true;
         break;
@@ -239,6 +254,7 @@ static void take_rows(struct pg_read *r, const PGresult *res)
         take_members(r, res);
         break;
     case READ_PING:
+    case READ_LISTEN:
         break;
     }
 }
@@ -248,7 +264,7 @@ static void give_calls(struct pg_read *r)
 {
     struct cd_answer *a = r->answer;
 
-    if (r->kind == READ_LIVE) {
+    if (r->kind == READ_LIVE || r->kind == READ_IDS) {
         a->calls = r->calls.v;
         a->n = r->calls.n;
         r->calls.v = NULL;
@@ -287,7 +303,7 @@ static void result(void *self, const PGresult *res)
         cd_pgconn_settled(rs->conn);
         finish(rs);
     } else if (st == PGRES_TUPLES_OK || st == PGRES_COMMAND_OK) {
-        take_rows(r, res);
+        take_rows(r, res, rs->store->owner);
     } else {
         const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
 
@@ -297,12 +313,42 @@ static void result(void *self, const PGresult *res)
     }
 }
 
+static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b, void *arg);
+
+/* Before anything is read: what is told after a read must not be missed. */
+static void listen_first(struct pg_reads *rs)
+{
+    struct pg_read *r = read_new(READ_LISTEN, NULL, NULL, NULL);
+
+    if (!r)
+        return;
+    r->answer->kind = CD_A_DONE; /* nobody waits for it */
+    r->queued_ms = cd_mono_ms();
+    snprintf(r->listen, sizeof r->listen, "LISTEN \"calld_%s\"", rs->store->owner);
+    r->next = rs->waiting;
+    rs->waiting = r;
+    if (!rs->waiting_last)
+        rs->waiting_last = r;
+    rs->n_waiting++;
+}
+
 static void up(void *self)
 {
     struct pg_reads *rs = self;
 
     rs->up = true;
+    listen_first(rs);
     pump(rs);
+    if (rs->was_up)
+        pg_lease_missed(rs->store);
+    rs->was_up = true;
+}
+
+static void notified(void *self, const char *channel, const char *payload)
+{
+    const struct pg_reads *rs = self;
+
+    pg_lease_heard(rs->store, channel, payload);
 }
 
 /* What was under way is asked again: reading twice changes nothing. */
@@ -327,7 +373,7 @@ static void down(void *self)
     }
 }
 
-static const struct cd_pgconn_ops read_ops = {.up = up, .down = down, .result = result};
+static const struct cd_pgconn_ops read_ops = {.up = up, .down = down, .result = result, .notified = notified};
 
 size_t pg_reads_expire(struct pg_reads *rs, int64_t now_ms)
 {
@@ -440,15 +486,31 @@ void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_
     load_one(b, read_new(READ_BY_MATRIX, room, matrix_call_id, arg), fn);
 }
 
-void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
+static void load_many(struct pg_store *s, struct pg_read *r, cd_load_all_fn fn)
 {
-    struct pg_read *r = read_new(READ_LIVE, NULL, NULL, arg);
-
     if (r) {
         r->answer->kind = CD_A_LOAD_ALL;
         r->answer->fn.load_all = fn;
     }
-    submit(pg_of(b), r);
+    submit(s, r);
+}
+
+void pg_read_live(struct pg_store *s, enum cd_store_rc rc, cd_load_all_fn fn, void *arg)
+{
+    struct pg_read *r = read_new(READ_LIVE, s->owner, NULL, arg);
+
+    if (r && rc != CD_STORE_OK) {
+        r->answer->kind = CD_A_LOAD_ALL;
+        r->answer->fn.load_all = fn;
+        answer_now(s, r, rc);
+        return;
+    }
+    load_many(s, r, fn);
+}
+
+void pg_read_ids(struct pg_store *s, const char *ids, cd_load_all_fn fn, void *arg)
+{
+    load_many(s, read_new(READ_IDS, ids, NULL, arg), fn);
 }
 
 void pg_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg)

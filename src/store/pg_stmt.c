@@ -10,6 +10,15 @@
 
 #define LIVE "('ringing', 'accepted', 'connected')"
 
+/* What somebody has to act for. */
+#define HELD \
+    "(SELECT id FROM call_sessions WHERE status IN " LIVE " UNION SELECT call_session_id FROM matrix_outbox)"
+
+/* Of the calls written to (id, owner, and us): those that another daemon owns, which hears of it. */
+#define ELSEWHERE \
+    " string_agg(id, ',') FILTER (WHERE owner IS DISTINCT FROM me)," \
+    " count(CASE WHEN owner <> me THEN pg_notify('calld_' || owner, id)::text END)"
+
 /* New calls' participants go without ON CONFLICT: looking first costs a quarter more. */
 #define PARTICIPANTS \
     "INSERT INTO call_participants AS p (call_session_id, position, user_id, display_name, avatar_url," \
@@ -29,7 +38,7 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_TRIED] = {"tried",
         "UPDATE matrix_outbox o SET tried = true, attempts = d.attempts"
         " FROM (SELECT t, max(a) AS attempts FROM unnest($1::text[], $2::integer[]) AS x(t, a) GROUP BY t) d"
-        " WHERE o.txn_id = d.t", "tn"},
+        " WHERE o.txn_id = d.t RETURNING d.t", "tn"},
     [CD_PG_TOKEN_PUT] = {"token_put",
         "INSERT INTO sealed_tokens (user_id, device_id, sealed)"
         " SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])"
@@ -47,6 +56,23 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_QUARANTINE] = {"quarantine",
         "INSERT INTO event_inbox (reason, size_bytes, raw)"
         " SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])", "tnx"},
+    [CD_PG_CLAIM] = {"claim",
+        /* a raised epoch shuts the former owner out, should it only have slept. Where its row is locked it
+         * is writing just now; a row that changed meanwhile is judged anew */
+        "WITH dead AS (UPDATE store_writers w SET epoch = w.epoch + 1, has_left = true WHERE w.owner IN"
+        " (SELECT d.owner FROM store_writers d WHERE d.owner <> $1::text"
+        " AND (d.has_left OR d.seen_at < now() - interval '30 seconds')"
+        " AND EXISTS (SELECT FROM call_sessions c WHERE c.owner = d.owner AND c.id IN " HELD ")"
+        " FOR UPDATE SKIP LOCKED) RETURNING w.owner),"
+        " taken AS (UPDATE call_sessions s SET owner = $1::text WHERE s.id IN " HELD
+        " AND s.owner IS DISTINCT FROM $1::text AND (s.owner IS NULL OR s.owner IN (SELECT owner FROM dead)"
+        " OR NOT EXISTS (SELECT FROM store_writers w WHERE w.owner = s.owner)) RETURNING s.id)"
+        " SELECT '{' || string_agg(id, ',') || '}', count(*) FROM taken", NULL},
+    [CD_PG_PEERS] = {"peers",
+        "SELECT count(*) FROM store_writers WHERE owner <> $1::text AND NOT has_left"
+        " AND seen_at > now() - interval '15 minutes'", NULL},
+    [CD_PG_LEAVE] = {"leave",
+        "UPDATE store_writers SET has_left = true WHERE owner = $1::text", NULL},
     [CD_PG_PURGE_IDEM] = {"purge_idem",
         "DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'", NULL},
     [CD_PG_PURGE_SEEN] = {"purge_seen",
@@ -66,24 +92,24 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],"
         " $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[],"
         " $13::timestamptz[], $14::integer[], $15::boolean[], $16::smallint[], $17::boolean[],"
-        " $18::boolean[], $19::boolean[], $20::bigint[], $21::bigint[])"
+        " $18::boolean[], $19::boolean[], $20::bigint[], $21::bigint[], $22::text[])"
         " AS d(id, expected, callee, call_type, media, status, end_reason, ended_by, matrix_signalling,"
         " accepted_at, connected_at, ended_at, ring_expires_at, ring_seconds, connected_inferred,"
-        " mx_version, is_foreign, answer_provisional, invite_tried, version, seq)"
-        " WHERE s.id = d.id AND s.version = d.expected RETURNING 1)"
-        " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM u",
-        "titttttttddddnbsbbbii"},
+        " mx_version, is_foreign, answer_provisional, invite_tried, version, seq, me)"
+        " WHERE s.id = d.id AND s.version = d.expected RETURNING s.id, s.owner, d.me)"
+        " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END)," ELSEWHERE " FROM u",
+        "titttttttddddnbsbbbiit"},
     [CD_PG_INSERT] = {"session_insert",
         "INSERT INTO call_sessions (id, room_id, matrix_call_id, caller, callee, call_type, kind, media,"
         " origin, status, end_reason, ended_by, matrix_signalling, initiated_at, accepted_at,"
         " connected_at, ended_at, ring_expires_at, ring_seconds, connected_inferred, mx_version,"
-        " is_foreign, answer_provisional, invite_tried, version, seq)"
+        " is_foreign, answer_provisional, invite_tried, version, seq, owner)"
         " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
         " $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],"
         " $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[],"
         " $18::timestamptz[], $19::integer[], $20::boolean[], $21::smallint[], $22::boolean[],"
-        " $23::boolean[], $24::boolean[], $25::bigint[], $26::bigint[])",
-        "tttttttttttttdddddnbsbbbii"},
+        " $23::boolean[], $24::boolean[], $25::bigint[], $26::bigint[], $27::text[])",
+        "tttttttttttttdddddnbsbbbiit"},
     [CD_PG_PARTICIPANT] = {"participant", PARTICIPANTS, PARTICIPANT_TYPES},
     [CD_PG_PARTICIPANT_SET] = {"participant_set",
         PARTICIPANTS
@@ -111,8 +137,8 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_DROP] = {"drop",
         "DELETE FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 9 AND NOT tried", "t"},
     [CD_PG_EXISTS] = {"exists",
-        "SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM call_sessions"
-        " WHERE id = ANY ($1::text[])", "t"},
+        "SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END)," ELSEWHERE
+        " FROM call_sessions JOIN unnest($1::text[], $2::text[]) AS d(wanted, me) ON id = d.wanted", "tt"},
     [CD_PG_OUTBOX] = {"outbox",
         "INSERT INTO matrix_outbox (txn_id, call_session_id, room_id, user_id, event_type, content, rank,"
         " ord, created_at, not_before, deadline, tried, attempts)"
@@ -159,7 +185,7 @@ static void time_needed(struct cd_pg_rows *r, int64_t wall_ms)
     cd_pg_time(r, wall_ms ? wall_ms : 1);
 }
 
-static void insert_row(struct cd_pg_rows *r, const struct cd_call *c)
+static void insert_row(struct cd_pg_rows *r, const struct cd_call *c, const char *owner)
 {
     cd_pg_text(r, c->id);
     cd_pg_text(r, c->room_id);
@@ -187,9 +213,10 @@ static void insert_row(struct cd_pg_rows *r, const struct cd_call *c)
     cd_pg_bool(r, c->invite_tried);
     cd_pg_int(r, (int64_t)c->version);
     cd_pg_int(r, (int64_t)c->seq);
+    cd_pg_text(r, owner);
 }
 
-static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t expected)
+static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t expected, const char *owner)
 {
     cd_pg_text(r, c->id);
     cd_pg_int(r, (int64_t)expected);
@@ -212,6 +239,7 @@ static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t e
     cd_pg_bool(r, c->invite_tried);
     cd_pg_int(r, (int64_t)c->version);
     cd_pg_int(r, (int64_t)c->seq);
+    cd_pg_text(r, owner);
 }
 
 static void participant_rows(struct cd_pg_rows *r, const struct cd_call *c)
@@ -299,14 +327,14 @@ static void idem_row(struct cd_pg_rows *r, const struct cd_idem_row *i)
     time_needed(r, i->at);
 }
 
-void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch)
+void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch, const char *owner)
 {
     const struct cd_call *c = ch->call;
 
     if (s == CD_PG_UPDATE && c && ch->expect_version) {
-        update_row(r, c, ch->expect_version);
+        update_row(r, c, ch->expect_version, owner);
     } else if (s == CD_PG_INSERT && c && !ch->expect_version) {
-        insert_row(r, c);
+        insert_row(r, c, owner);
     } else if (s == (ch->expect_version ? CD_PG_PARTICIPANT_SET : CD_PG_PARTICIPANT) && c) {
         participant_rows(r, c);
     } else if (s == CD_PG_EVENT) {
@@ -318,6 +346,7 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
         cd_pg_text(r, ch->call_id);
     } else if (s == CD_PG_EXISTS && !c && ch->n_outbox) {
         cd_pg_text(r, ch->call_id);
+        cd_pg_text(r, owner);
     } else if (s == CD_PG_OUTBOX) {
         outbox_rows(r, ch);
     } else if (s == CD_PG_SIGNAL) {

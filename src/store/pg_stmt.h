@@ -13,6 +13,9 @@ enum cd_pg_stmt {
     CD_PG_TOKEN_DEL,
     CD_PG_MEMBERS,
     CD_PG_QUARANTINE,
+    CD_PG_CLAIM,      /* calls of daemons that are gone become ours */
+    CD_PG_PEERS,      /* how many other daemons are there? */
+    CD_PG_LEAVE,
     CD_PG_PURGE_IDEM,
     CD_PG_PURGE_SEEN,
     CD_PG_PURGE_INBOX,
@@ -42,7 +45,7 @@ struct cd_pg_stmt_row {
 
 extern const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT];
 
-/** Add the rows that @p ch has for statement @p s; nothing when it has none. */
-void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch);
+/** Add the rows that @p ch has for statement @p s; nothing when it has none. @param owner  who writes */
+void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch, const char *owner);
 
 #endif

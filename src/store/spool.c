@@ -116,6 +116,9 @@ static void apply(struct spool_store *s, struct pg_op *op)
     case PG_OP_QUARANTINE:
     case PG_OP_PURGE:
     case PG_OP_FLUSH:
+    case PG_OP_CLAIM:
+    case PG_OP_PEERS:
+    case PG_OP_LEAVE:
         break;
     }
 }
@@ -663,6 +666,23 @@ static void close_store(struct cd_store *b)
     free(s);
 }
 
+/* --- other daemons on this database: the PostgreSQL store knows of them ------------------------ */
+
+static void watch_others(struct cd_store *b, const struct cd_store_watch *w, void *arg)
+{
+    pg_watch(spool_of(b)->pg, w, arg);
+}
+
+static bool may_act(const struct cd_store *b)
+{
+    return pg_may_act(((const struct spool_store *)(const void *)b)->pg);
+}
+
+static void leave_others(struct cd_store *b, cd_done_fn fn, void *arg)
+{
+    pg_leave(spool_of(b)->pg, fn, arg);
+}
+
 static const struct cd_store_ops ops = {
     .name = "postgresql",
     .commit = commit,
@@ -682,6 +702,9 @@ static const struct cd_store_ops ops = {
     .stats = stats,
     .flush = flush,
     .close = close_store,
+    .watch = watch_others,
+    .may_act = may_act,
+    .leave = leave_others,
 };
 
 static const struct spool_log_ops log_ops = {

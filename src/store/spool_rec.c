@@ -200,6 +200,9 @@ bool cd_spool_rec_keeps(const struct pg_op *op)
         return op->n_members <= UINT16_MAX;
     case PG_OP_PURGE:
     case PG_OP_FLUSH:
+    case PG_OP_CLAIM:
+    case PG_OP_PEERS:
+    case PG_OP_LEAVE:
         break;
     }
     return false;
@@ -554,6 +557,9 @@ static bool get_body(struct in *in, struct cd_spool_rec *out)
         break;
     case PG_OP_PURGE:
     case PG_OP_FLUSH:
+    case PG_OP_CLAIM:
+    case PG_OP_PEERS:
+    case PG_OP_LEAVE:
         return false;
     }
     return !in->bad && in->n == 0;

@@ -114,7 +114,8 @@ static void answered(struct item *it, enum cd_store_rc rc)
 
     it->rc = rc;
     memcpy(it->sqlstate, op->failed ? op->sqlstate : "", op->failed ? sizeof it->sqlstate : 1);
-    it->state = rc == CD_STORE_OK || (op->kind == PG_OP_SEEN && rc == CD_STORE_DUPLICATE) ? IT_DONE
+    it->state = rc == CD_STORE_OK || (op->kind == PG_OP_SEEN && rc == CD_STORE_DUPLICATE) ||
+                        (op->kind == PG_OP_TRIED && rc == CD_STORE_LOST_RACE) ? IT_DONE
                 : rc == CD_STORE_DOWN && !is_for_good(it) ? IT_DOWN
                 : rc == CD_STORE_FULL ? IT_DOWN
                                       : IT_AGAIN;

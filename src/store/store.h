@@ -38,6 +38,7 @@ struct cd_outbox_row {
     int64_t ord;       /* order within equal rank */
     int64_t created_at, not_before, deadline; /* wall ms */
     bool tried;        /* at least one attempt was made: outcome may be unknown */
+    bool unwritten;    /* the store could not take it: not of the row itself */
     int attempts;
 };
 
@@ -81,6 +82,8 @@ struct cd_change {
                             * this change as well. The store knows best: it orders the note of the
                             * attempt and this change */
     bool drop_signals;           /* the call ended: its signals go */
+    bool elsewhere; /* another daemon owns the call: its timers and outbox rows are that one's. In: as far
+                     * as is known; the callback sees how it is */
     struct cd_idem_row *idem;    /* may be NULL */
 };
 
@@ -95,6 +98,8 @@ void cd_outbox_row_done(struct cd_outbox_row *r);
 void cd_signal_row_done(struct cd_signal_row *r);
 /** An idempotency row and its strings; NULL is allowed. */
 void cd_idem_row_free(struct cd_idem_row *r);
+/** @return NULL out of memory */
+struct cd_idem_row *cd_idem_row_copy(const struct cd_idem_row *r);
 
 enum cd_store_rc {
     CD_STORE_OK,
@@ -117,6 +122,7 @@ struct cd_stored_call {
     struct cd_signal_row *signals;
     size_t n_outbox;
     struct cd_outbox_row *outbox;
+    bool elsewhere; /* another daemon owns it */
 };
 void cd_stored_call_free(struct cd_stored_call *sc);
 typedef void (*cd_load_fn)(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc); /* NULL: none */
@@ -132,6 +138,19 @@ typedef void (*cd_idem_fn)(void *arg, enum cd_store_rc rc, const struct cd_idem_
 typedef void (*cd_token_fn)(void *arg, enum cd_store_rc rc, const uint8_t *sealed, size_t n);
 typedef void (*cd_done_fn)(void *arg, enum cd_store_rc rc);
 
+/** Several daemons on one database: what each must hear of the others. Callbacks run on the loop. */
+struct cd_store_watch {
+    /** Is there anything that other daemons must not act for? */
+    bool (*holds)(void *arg);
+    /** Calls of a daemon that is gone are ours now: act for them as after a start. Taken over. */
+    void (*taken)(void *arg, struct cd_stored_call **calls, size_t n);
+    /** Another daemon wrote into a call of ours: read it again. */
+    void (*touched)(void *arg, const char *call_id);
+    /** Read all calls of ours again, by load_live. @param robbed  our lease had run out, and others may
+     * have taken what we hold: act for none of it until it comes back */
+    void (*resync)(void *arg, bool robbed);
+};
+
 struct cd_store_stats {
     uint64_t commits, batches, batch_reruns, lost_races, reconnects, queue_now, reads;
     bool connected; /* and answers: nothing has waited for longer than 2 s */
@@ -141,6 +160,8 @@ struct cd_store_stats {
     uint64_t spool_bytes, spool_records;      /* not yet in the database */
     int64_t spool_oldest_at;                  /* wall ms of the oldest of them, 0: none */
     uint64_t spool_replayed, spool_rejected;  /* records, since start */
+    uint64_t calls_taken; /* from daemons that are gone */
+    unsigned peers;       /* other daemons on this database */
 };
 
 struct cd_store_ops {
@@ -154,10 +175,11 @@ struct cd_store_ops {
     void (*load_call)(struct cd_store *s, const char *call_id, cd_load_fn fn, void *arg);
     void (*load_by_matrix)(struct cd_store *s, const char *room_id, const char *matrix_call_id,
                            cd_load_fn fn, void *arg);
-    /** Start-up: every call that is not final, and every call with outbox rows left. */
+    /** Start-up: every call that is not final, and every call with outbox rows left; of several daemons on
+     * one database each gets its own, and those of daemons that are gone, which become its own. */
     void (*load_live)(struct cd_store *s, cd_load_all_fn fn, void *arg);
     void (*idem_get)(struct cd_store *s, const char *user, const char *key, cd_idem_fn fn, void *arg);
-    /* outbox bookkeeping, written with the next batch */
+    /* outbox bookkeeping, written with the next batch; CD_STORE_LOST_RACE: there is no such row any more */
     void (*outbox_tried)(struct cd_store *s, const char *txn_id, int attempts, cd_done_fn fn, void *arg);
     /** Sent or past its deadline: delete. Of an invite that was tried, invite_tried stays with its call. */
     void (*outbox_done)(struct cd_store *s, const char *txn_id);
@@ -177,12 +199,21 @@ struct cd_store_ops {
     void (*flush)(struct cd_store *s, cd_done_fn fn, void *arg);
     /** Flush first: callbacks still pending are dropped. */
     void (*close)(struct cd_store *s);
+    /* Only where several daemons may share a store, else NULL; ask by the functions below. */
+    /** @param w  copied */
+    void (*watch)(struct cd_store *s, const struct cd_store_watch *w, void *arg);
+    bool (*may_act)(const struct cd_store *s);
+    /** For good: other daemons take our calls over at once. */
+    void (*leave)(struct cd_store *s, cd_done_fn fn, void *arg);
 };
 
 /** First member of each store. */
 struct cd_store {
     const struct cd_store_ops *ops;
 };
+
+/** May timers and outbox rows still be acted upon? Not once other daemons may believe us dead. */
+bool cd_store_may_act(const struct cd_store *s);
 
 /** The memory store: calls of this process only. */
 struct cd_store *cd_store_mem_open(struct cd_loop *loop);
