@@ -10,8 +10,8 @@ struct cd_live *cd_restore_one(struct cd_core *core, struct cd_stored_call *sc);
 /** Bring calls (taken over) into memory. One that is there already keeps its state, and gets the outbox
  * rows that it does not know. @return how many came new */
 size_t cd_restore_calls(struct cd_core *core, struct cd_stored_call **calls, size_t n);
-/** Tell @p fn of each call in memory as it was last committed. @param core  a struct cd_core */
-void cd_restore_each(void *core, cd_spool_call_fn fn, void *arg);
+/** Tell @p fn of each call in memory as it was last committed. @param arg  a struct cd_core */
+void cd_restore_each(void *arg, cd_spool_call_fn fn, void *fn_arg);
 /** Start without a database is over: load what is not in memory yet. @param core  a struct cd_core */
 void cd_restore_rest(void *core);
 

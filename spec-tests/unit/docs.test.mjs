@@ -9,7 +9,7 @@ import test from 'node:test';
 const top = new URL('../../', import.meta.url).pathname;
 const binary = process.env.MATRIX_CALLD ?? join(top, 'build/matrix-calld');
 const read = (path) => readFileSync(join(top, path), 'utf8');
-const documents = ['README.md', 'CHANGELOG.md', 'contrib/HACKING.md', 'synapse-bridge/README.md'];
+const documents = ['README.md', 'CHANGELOG.md', 'contrib/HACKING.md', 'contrib/SECURITY.md', 'synapse-bridge/README.md'];
 
 function sources(folder) {
   return readdirSync(join(top, folder), { withFileTypes: true }).flatMap((entry) => {
@@ -48,6 +48,16 @@ test('links and named paths lead somewhere', () => {
       if (/NNN_/.test(span)) continue;
       assert.ok(existsSync(join(top, span)), `${document}: ${span}`);
     }
+  }
+});
+
+test('each test that the security review names is there', () => {
+  const named = spans(read('contrib/SECURITY.md')).map((span) => /^([a-z]+\/[\w.]+\.(?:mjs|c)): (.+)$/.exec(span)).filter(Boolean);
+  assert.ok(named.length > 40, `${named.length} tests are named`);
+  for (const [span, file, name] of named) {
+    assert.ok(existsSync(join(top, 'spec-tests', file)), span);
+    // A quote inside a name is escaped in its source.
+    assert.ok(read(`spec-tests/${file}`).replaceAll("\\'", "'").includes(name), span);
   }
 });
 
