@@ -42,7 +42,7 @@ struct cd_conf {
             whoami_wait_ms, failed_tokens_per_minute, starts_per_hour, room_starts_per_hour,
             requests_per_second, user_requests_per_second, events_per_second, buffered_signals,
             buffered_bytes, sdp_bytes, signal_bytes, candidates, socket_queue_messages, socket_queue_bytes,
-            json_depth, max_connections;
+            json_depth, max_connections, head_seconds, body_seconds;
     } limits;
     struct {
         char *level, *format;

@@ -315,6 +315,8 @@ static enum cd_rc open_http(struct cd_core *core, struct cd_err *err)
         .trust_proxy = f->server.trust_proxy,
         .header_bytes = 16384,
         .max_connections = (unsigned)f->limits.max_connections,
+        .head_ms = f->limits.head_seconds * 1000,
+        .body_ms = f->limits.body_seconds * 1000,
         .per_second = (unsigned)f->limits.requests_per_second,
         .per_ip = (unsigned)f->limits.connections_per_ip,
         .body_bytes = (size_t)f->limits.memory_mb * 1024 * 1024,

@@ -159,6 +159,7 @@ static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
     cd_http_stats(core->http, &h);
     cd_metric(b, "http_requests_total", "counter", "HTTP requests.", (double)h.requests);
     cd_metric(b, "http_refused_total", "counter", "Requests refused on their headers.", (double)h.refused);
+    cd_metric(b, "http_too_slow_total", "counter", "Connections ended for sending too slowly.", (double)h.too_slow);
     cd_metric(b, "http_parked", "gauge", "Requests waiting for an answer.", (double)h.parked_now);
     cd_metric(b, "http_connections", "gauge", "Open HTTP connections.", (double)h.connections_now);
 }

@@ -54,7 +54,6 @@ test('each error is provoked', () => {
   };
   complete(errors.map((row) => row.name), tested, {
     POLICY: 'no policy is asked yet: the issue of policies and admin routes brings one',
-    TIMEOUT: 'our own name for a client that has left: nobody is there to be told; slow ones are closed',
     NO_RELAY: 'no relay is probed yet: that comes with the issue of ICE checks',
   });
 });

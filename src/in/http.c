@@ -29,7 +29,6 @@
 #include "in/linger.h"
 #include "in/ws.h"
 
-#define SWEEP_MS 1000 /* how soon a client that left in the middle of a body is noticed */
 #define PUMP_ROUNDS 8          /* then other sources get their turn */
 #define HANDSHAKE_MAX 32768
 
@@ -39,6 +38,7 @@ struct http_daemon {
     struct cd_io *io;
     struct cd_timer timer;
     enum cd_role role;
+    unsigned idle_s;
     bool dirty, pumping;
 };
 
@@ -182,6 +182,8 @@ static void on_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
     else
         http->reqs = req->next;
     req->conn->busy = false;
+    if (req->status != MHD_HTTP_SWITCHING_PROTOCOLS)
+        cd_http_conn_rest(req->conn, ((struct http_daemon *)cls)->idle_s);
     cd_http_release_body(req);
     cd_req_clear(req);
     free(req);
@@ -317,36 +319,6 @@ void cd_http_watch(struct cd_req *req)
     req->watch = cd_io_add(req->http->loop, req->conn->fd, EPOLLRDHUP | EPOLLET, peer_left, req);
 }
 
-/* --- clients that leave in the middle of a body -------------------------------------------- */
-
-static void sweep(void *arg);
-
-static void sweep_soon(struct cd_http *http)
-{
-    if (!http->sweep.slot)
-        cd_timer_set(http->loop, &http->sweep, SWEEP_MS, sweep, http);
-}
-
-/* libmicrohttpd forgets that a socket is readable after a read that came short. Had the client's FIN
- * arrived before that read, no further edge tells of it, and the half body stays for the idle time.
- * Shutting our side of an ended stream makes an edge. */
-static void sweep(void *arg)
-{
-    struct cd_http *http = arg;
-    bool more = false;
-    char c;
-
-    for (const struct cd_req *req = http->reqs; req; req = req->next) {
-        if (req->stage != REQ_BODY || req->suspended)
-            continue;
-        more = true;
-        if (recv(req->conn->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-            shutdown(req->conn->fd, SHUT_RD);
-    }
-    if (more)
-        sweep_soon(http);
-}
-
 /* --- upgrades ------------------------------------------------------------------------ */
 
 static void bridge_closed(void *arg)
@@ -424,7 +396,7 @@ static enum MHD_Result follow(struct cd_req *req, enum http_verdict verdict)
     case HTTP_READ_BODY:
         req->stage = REQ_BODY;
         if (req->has_body)
-            sweep_soon(req->http);
+            cd_http_expect_body(req);
         return MHD_YES;
     case HTTP_WAIT:
         req->stage = REQ_AUTH;
@@ -484,11 +456,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const ch
     (void)cls;
     (void)mc;
     (void)url;
-    (void)version;
     if (!req)
         return MHD_NO;
     if (req->stage == REQ_HEAD) {
         snprintf(req->method, sizeof(req->method), "%s", strlen(method) < 16 ? method : "?");
+        req->needs_host = strcmp(version, MHD_HTTP_VERSION_1_0) != 0;
         cd_timer_cancel(req->http->loop, &req->conn->head_timer);
         return follow(req, cd_http_judge(req));
     }
@@ -563,6 +535,7 @@ struct http_daemon *cd_http_daemon_new(struct cd_http *http, enum cd_role role, 
         return NULL;
     d->http = http;
     d->role = role;
+    d->idle_s = idle_s;
     d->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
                                   MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG,
                               0, NULL, NULL, on_request, d,

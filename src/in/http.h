@@ -81,6 +81,8 @@ struct cd_http_conf {
     size_t header_bytes;      /* connection memory for request line and headers, 16384 */
     unsigned max_connections;
     unsigned per_ip;          /* public connections an address, 0: no limit */
+    int64_t head_ms;          /* a request's head must be complete by then; 0: 20 s */
+    int64_t body_ms;          /* its body, but for a second each 4 KiB; 0: 30 s */
     unsigned per_second;      /* public requests a second and address, 0: no limit */
     size_t body_bytes;        /* bodies held at once by all requests, 0: no limit; beyond it 503 */
 };
@@ -105,13 +107,15 @@ void cd_http_drain(struct cd_http *http);
 /** True when no request is being served. */
 bool cd_http_idle(const struct cd_http *http);
 void cd_http_free(struct cd_http *http);
+/** How long a connection may take to say what it is [ms]. */
+int64_t cd_http_head_ms(const struct cd_http *http);
 
 /** Hand an accepted connection over (listener.c). The fd is owned from here on, also on failure. */
 void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct sockaddr *addr,
                    socklen_t addr_len);
 
 struct cd_http_stats {
-    uint64_t requests, refused, limited, parked_now, connections_now, bytes_in;
+    uint64_t requests, refused, limited, too_slow, parked_now, connections_now, bytes_in;
     uint64_t by_status[6]; /* index 1..5: 1xx..5xx */
 };
 void cd_http_stats(const struct cd_http *http, struct cd_http_stats *out);

@@ -25,8 +25,8 @@
 #include "in/peers.h"
 #include "in/rate.h"
 
-/* From the connection, or a request's first line, to the end of its head. */
-#define HEAD_DEADLINE_MS 20000
+#define HEAD_DEADLINE_MS 20000 /* unless the settings say otherwise */
+#define BODY_DEADLINE_MS 30000
 #define ADDRESSES_MAX 65536 /* whose rates are remembered */
 
 static const size_t body_caps[] = {
@@ -301,6 +301,12 @@ enum http_verdict cd_http_judge(struct cd_req *req)
         cd_fail(&req->err, CD_E_OVERLOADED, "The server is stopping.");
         return refuse(req, CD_E_OVERLOADED);
     }
+    /* Which host was meant must not be anybody's guess (RFC 9112, 3.2). */
+    if (cd_http_header_count(req, "Host") > 1 || (req->needs_host && !cd_http_header(req, "Host"))) {
+        look_for_body(req);
+        cd_fail(&req->err, CD_E_INVALID_PARAM, "HTTP/1.1 takes exactly one Host header.");
+        return refuse(req, CD_E_INVALID_PARAM);
+    }
     if (req->role == CD_ROLE_PUBLIC) {
         int64_t wait_ms = cd_rate_take(req->http->rate, req->client_ip, req->http->per_second, cd_mono_us());
 
@@ -342,20 +348,6 @@ void cd_http_handshake(const struct cd_req *req, struct cd_buf *out)
 }
 
 /* --- connections --------------------------------------------------------------------- */
-
-static void head_too_slow(void *arg)
-{
-    struct http_conn *conn = arg;
-
-    shutdown(conn->fd, SHUT_RDWR);
-    cd_http_touch(conn->daemon);
-}
-
-void cd_http_conn_expect_head(struct http_conn *conn)
-{
-    if (!conn->head_timer.slot)
-        cd_timer_set(conn->http->loop, &conn->head_timer, HEAD_DEADLINE_MS, head_too_slow, conn);
-}
 
 struct http_conn *cd_http_conn_new(struct cd_http *http, struct http_daemon *d, int fd,
                                    const struct sockaddr *addr)
@@ -419,6 +411,8 @@ struct cd_http *cd_http_new(struct cd_loop *loop, const struct cd_http_conf *con
     http->router = cd_router_new();
     http->rate = cd_rate_new(ADDRESSES_MAX);
     http->per_second = conf->per_second;
+    http->head_ms = conf->head_ms ? conf->head_ms : HEAD_DEADLINE_MS;
+    http->body_ms = conf->body_ms ? conf->body_ms : BODY_DEADLINE_MS;
     cd_peers_limit(conf->per_ip);
     if (cd_proxy_parse(&http->proxy, conf->trust_proxy, &err) != CD_OK)
         cd_log(CD_LOG_ERROR, "in", "http.proxy", NULL, "%s", err.text);

@@ -24,6 +24,7 @@ struct http_conn {
     struct cd_timer head_timer; /* a request head must be whole by then */
     int fd;
     bool busy;                  /* a request is being read or served */
+    bool resting;               /* between requests */
     bool trusted;               /* the peer is a proxy that may name its client */
     char peer_ip[CD_IP_LEN];
     char counted_ip[CD_IP_LEN]; /* what cd_peers_take() counted; "" : nothing */
@@ -47,6 +48,7 @@ struct cd_http {
     size_t body_used;
     struct cd_rate *rate; /* requests by address */
     unsigned per_second;
+    int64_t head_ms, body_ms; /* deadlines */
     struct cd_timer sweep; /* armed while bodies are being read */
     bool draining;
     bool adopt_counted; /* the connection being handed over was counted by its address */
@@ -83,6 +85,9 @@ struct cd_req {
     char id[CD_REQ_ID_LEN + 1];
     char client_ip[CD_IP_LEN];
     bool has_body;      /* a body is announced */
+    bool needs_host;    /* HTTP/1.1 */
+    bool late;          /* its body was given up */
+    int64_t body_us;    /* when the body was begun */
     struct cd_match match;
     struct req_pair queries[CD_REQ_QUERIES];
     unsigned query_n;
@@ -116,8 +121,13 @@ struct cd_req {
 struct http_conn *cd_http_conn_new(struct cd_http *http, struct http_daemon *d, int fd,
                                    const struct sockaddr *addr);
 void cd_http_conn_free(struct http_conn *conn);
-/** http_judge.c: a request head must be complete within 20 s, unless one is awaited already. */
+/** http_slow.c: a request head must be complete within head_ms, also when one is awaited already. */
 void cd_http_conn_expect_head(struct http_conn *conn);
+/** http_slow.c: a request is over; the next one's line must be there before long, however it drips.
+ * @param idle_s  after which libmicrohttpd closes a silent connection */
+void cd_http_conn_rest(struct http_conn *conn, unsigned idle_s);
+/** http_slow.c: a body begins: it must not be too slow. */
+void cd_http_expect_body(struct cd_req *req);
 
 /** http.c: the libmicrohttpd of one role. @param idle_s  seconds without traffic */
 struct http_daemon *cd_http_daemon_new(struct cd_http *http, enum cd_role role, unsigned idle_s);

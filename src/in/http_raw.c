@@ -14,7 +14,7 @@ static const char *phrase(int status)
         const char *text;
     } phrases[] = {
         {400, "Bad Request"}, {403, "Forbidden"}, {404, "Not Found"},
-        {413, "Content Too Large"}, {426, "Upgrade Required"}, {429, "Too Many Requests"},
+        {408, "Request Timeout"}, {413, "Content Too Large"}, {426, "Upgrade Required"}, {429, "Too Many Requests"},
         {503, "Service Unavailable"},
     };
 

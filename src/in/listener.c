@@ -32,9 +32,11 @@
 
 #define ACCEPT_BATCH 64      /* then other sources get their turn */
 #define WAITING_MAX 4096     /* undecided connections of one listener */
-#define DECIDE_MS 10000      /* a request line must be there by then */
 #define RETRY_MS 200         /* after running out of descriptors */
 #define BACKLOG 1024
+#define KEEPALIVE_IDLE_S 45
+#define KEEPALIVE_STEP_S 10
+#define KEEPALIVE_PROBES 3
 
 union address {
     struct sockaddr sa;
@@ -162,7 +164,7 @@ static void wait_for_more(struct cd_listener *l, int fd, const union address *ad
         w->next->prev = w;
     l->first = w;
     l->waiting_n++;
-    if (cd_timer_set(l->loop, &w->timer, DECIDE_MS, drop, w) < 0)
+    if (cd_timer_set(l->loop, &w->timer, cd_http_head_ms(l->http), drop, w) < 0)
         drop(w);
 }
 
@@ -185,6 +187,16 @@ static void rest(struct cd_listener *l, int error)
     cd_timer_set(l->loop, &l->retry, RETRY_MS, accept_again, l);
 }
 
+/* A peer that is gone without a word is noticed by the kernel: idle WebSockets on /ws have no heartbeat. */
+static void tune(int fd)
+{
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){KEEPALIVE_IDLE_S}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){KEEPALIVE_STEP_S}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){KEEPALIVE_PROBES}, sizeof(int));
+}
+
 static void accept_some(void *arg, uint32_t events)
 {
     struct cd_listener *l = arg;
@@ -204,7 +216,7 @@ static void accept_some(void *arg, uint32_t events)
             return;
         }
         if (!l->unix_path)
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+            tune(fd);
         class = look(l, fd);
         if (class == CD_CLASS_MORE)
             wait_for_more(l, fd, &addr, addr_len);
