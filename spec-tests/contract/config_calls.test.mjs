@@ -1,7 +1,7 @@
 // [calls] and [ice]: what they change in answers, and what becomes of calls.
 
 import assert from 'node:assert/strict';
-import { createHmac } from 'node:crypto';
+import { createHmac, randomUUID } from 'node:crypto';
 import test from 'node:test';
 import { offerOf } from '../lib/sdp.mjs';
 import { body, callPath, refused, startDaemon } from './config_kit.mjs';
@@ -21,6 +21,23 @@ test('calls.enabled = no: no new calls, and running ones finish', limit, async (
   assert.equal(body(await asCaller.post(callPath(call, '/end'))).status, 'ended');
   await daemon.reload({ 'calls.enabled': 'yes' });
   body(await asCaller.post('/api/calls/initiate', { roomId }), 201);
+});
+
+test('calls.enabled = no: what Matrix clients start is recorded, and does not ring', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'calls.enabled': 'no' });
+  const { caller, callee, roomId } = daemon.newPair();
+  const invite = () => ({ type: 'm.call.invite', room_id: roomId, sender: caller.userId, event_id: `$${randomUUID()}`,
+    origin_server_ts: Date.now(), content: { call_id: randomUUID(), version: '1', party_id: 'ONE', lifetime: 60000,
+      invitee: callee.userId, offer: offerOf('matrix') } });
+  const tab = await daemon.tab(callee);
+  assert.equal((await daemon.transaction([invite()])).status, 200);
+  assert.equal(await daemon.metric('calls_created_total'), 1);
+  await daemon.reload({ 'calls.enabled': 'yes' });
+  const second = invite();
+  assert.equal((await daemon.transaction([second])).status, 200);
+  // What comes later is told later: the first one it hears of is the second.
+  assert.equal((await tab.next('call-ringing')).matrixCallId, second.content.call_id);
+  assert.equal(tab.heard.filter(({ event }) => event === 'call-ringing').length, 1);
 });
 
 test('calls.ring_seconds is how long a call rings when nobody says otherwise', limit, async (t) => {

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/scan.h"
+#include "base/secret.h"
 #include "out/rooms_int.h"
 
 #define USER_TIMEOUT_MS 10000
@@ -232,7 +233,7 @@ void cd_rooms_token_bad(struct cd_rooms *r, const struct cd_principal *p)
     struct cd_known_user *u = cd_known_user_get(r, p->user_id);
 
     if (!u || !u->principal || !p->matrix_token ||
-        strcmp(u->principal->matrix_token, p->matrix_token) != 0)
+        !cd_secret_equal(cd_str_of(u->principal->matrix_token), cd_str_of(p->matrix_token)))
         return;
     cd_principal_unref(u->principal);
     u->principal = NULL;
