@@ -14,6 +14,8 @@ static void submit(struct cd_op *op, struct cd_cmd *cmd, cd_cmd_fn fn)
 {
     struct cd_extra extra = {.idem = cd_op_idem(op, 200)};
 
+    if (op->live->elsewhere) /* its owner sends what this makes, and reads the token when it hears of it */
+        cd_tokens_hold(op->core, op->who);
     cmd->source = source_of(op);
     cmd->user = op->who->user_id;
     cmd->client = op->client;

@@ -194,11 +194,12 @@ static void on_marked(void *arg, enum cd_store_rc rc)
         return;
     u->mark = NULL;
     if (rc == CD_STORE_LOST_RACE && !u->sending->row.unwritten) { /* sent or taken back by another daemon */
-        struct cd_ob_item *it = u->sending;
+        char call_id[CD_CALL_ID_LEN + 1];
 
+        memcpy(call_id, u->sending->row.call_id, sizeof(call_id));
         attempt_over(o, u);
         cd_ob_wake(o, u);
-        cd_ob_discard(o, it);
+        cd_outbox_forget(o, call_id);
         return;
     }
     /* Without its note the invite still has to ring: a store that is down must not stop calls. */

@@ -92,6 +92,7 @@ static void op_rows(struct cd_pg_rows *r, enum cd_pg_stmt stmt, const struct pg_
 static bool send_own(struct pg_store *s, PGconn *pg, const struct pg_op *op, size_t i)
 {
     struct cd_pg_rows *r = &s->rows;
+    enum cd_pg_stmt stmt;
 
     switch (op->kind) {
     case PG_OP_TOKEN_PUT:
@@ -101,9 +102,12 @@ static bool send_own(struct pg_store *s, PGconn *pg, const struct pg_op *op, siz
         cd_pg_bytes(r, op->data, op->n_data);
         return send_rows(s, pg, CD_PG_TOKEN_PUT, i);
     case PG_OP_TOKEN_DEL:
-        cd_pg_rows_begin(r, cd_pg_stmts[CD_PG_TOKEN_DEL].types);
+        stmt = s->lease.peers ? CD_PG_TOKEN_DEL_SHARED : CD_PG_TOKEN_DEL;
+        cd_pg_rows_begin(r, cd_pg_stmts[stmt].types);
         cd_pg_text(r, op->key);
-        return send_rows(s, pg, CD_PG_TOKEN_DEL, i);
+        if (s->lease.peers)
+            cd_pg_text(r, s->owner);
+        return send_rows(s, pg, stmt, i);
     case PG_OP_MEMBERS:
         cd_pg_rows_begin(r, cd_pg_stmts[CD_PG_MEMBERS].types);
         for (size_t k = 0; k < op->n_members; k++) {
@@ -160,7 +164,7 @@ static bool send_transaction(struct pg_store *s, PGconn *pg, size_t from, size_t
         if (stmt == CD_PG_TOKEN_PUT)
             for (size_t i = from; i < to && ok; i++)
                 ok = send_own(s, pg, s->batch[i], i);
-        if (stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_PURGE_INBOX)
+        if ((stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_PURGE_INBOX) || (stmt == CD_PG_INVITES && !s->lease.peers))
             continue;
         cd_pg_rows_begin(&s->rows, cd_pg_stmts[stmt].types);
         for (size_t i = from; i < to; i++)

@@ -46,6 +46,12 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " updated_at = clock_timestamp()", "ttx"},
     [CD_PG_TOKEN_DEL] = {"token_del",
         "DELETE FROM sealed_tokens WHERE user_id = ANY ($1::text[])", "t"},
+    [CD_PG_TOKEN_DEL_SHARED] = {"token_del_shared",
+        "DELETE FROM sealed_tokens t USING unnest($1::text[], $2::text[]) AS d(u, me) WHERE t.user_id = d.u"
+        " AND NOT EXISTS (SELECT FROM call_participants p JOIN call_sessions s ON s.id = p.call_session_id"
+        " WHERE p.user_id = d.u AND s.status IN " LIVE ")"
+        " AND NOT EXISTS (SELECT FROM matrix_outbox o JOIN call_sessions s ON s.id = o.call_session_id"
+        " WHERE o.user_id = d.u AND s.owner <> d.me)", "tt"},
     [CD_PG_MEMBERS] = {"members",
         "INSERT INTO room_members (room_id, user_id, joined, display_name, avatar_url)"
         " SELECT DISTINCT ON (r, u) r, u, j, d, a FROM unnest($1::text[], $2::text[], $3::boolean[],"
@@ -79,6 +85,9 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         "DELETE FROM seen_events WHERE seen_at < now() - interval '30 days'", NULL},
     [CD_PG_PURGE_INBOX] = {"purge_inbox",
         "DELETE FROM event_inbox WHERE received_at < now() - interval '30 days'", NULL},
+    [CD_PG_INVITES] = {"invites",
+        "SELECT 1 FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 0"
+        " ORDER BY call_session_id FOR UPDATE", "t"},
     [CD_PG_UPDATE] = {"session_update",
         "WITH u AS (UPDATE call_sessions s SET callee = d.callee, call_type = d.call_type,"
         " media = d.media, status = d.status, end_reason = d.end_reason, ended_by = d.ended_by,"
@@ -342,7 +351,7 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
     } else if (s == CD_PG_IDEM && ch->idem) {
         idem_row(r, ch->idem);
     } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) ||
-               (s == CD_PG_UNTOLD && ch->drop_untried_all)) {
+               ((s == CD_PG_UNTOLD || s == CD_PG_INVITES) && ch->drop_untried_all)) {
         cd_pg_text(r, ch->call_id);
     } else if (s == CD_PG_EXISTS && !c && ch->n_outbox) {
         cd_pg_text(r, ch->call_id);

@@ -11,6 +11,7 @@ enum cd_pg_stmt {
     CD_PG_TRIED,      /* outbox rows that were attempted */
     CD_PG_TOKEN_PUT,
     CD_PG_TOKEN_DEL,
+    CD_PG_TOKEN_DEL_SHARED, /* unless another daemon may need it */
     CD_PG_MEMBERS,
     CD_PG_QUARANTINE,
     CD_PG_CLAIM,      /* calls of daemons that are gone become ours */
@@ -19,6 +20,7 @@ enum cd_pg_stmt {
     CD_PG_PURGE_IDEM,
     CD_PG_PURGE_SEEN,
     CD_PG_PURGE_INBOX,
+    CD_PG_INVITES,    /* only with other daemons: hold the invites that UNTOLD will judge, before the sessions */
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
     CD_PG_INSERT,
     CD_PG_PARTICIPANT,     /* of new calls */
