@@ -87,6 +87,7 @@ describe('of several daemons one goes away', { concurrency: 3 }, () => {
     // and it goes on as one of them
     const next = await ring(node, 60);
     assert.equal((await survivor.as(next.caller).post(`/api/calls/${next.callId}/end`)).status, 200);
-    assert.equal((await node.as(next.caller).get(`/api/calls/${next.callId}`)).body.status, 'canceled');
+    await until(async () => (await node.as(next.caller).get(`/api/calls/${next.callId}`)).body.status === 'canceled',
+      { what: 'the end, at its owner' });
   });
 });
