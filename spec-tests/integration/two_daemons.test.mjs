@@ -11,7 +11,7 @@ import { Node } from '../lib/two-daemons.mjs';
 import { until } from '../lib/until.mjs';
 
 const limit = { timeout: 150000 };
-const calls = process.env.LONG_TESTS ? 480 : 36; // the homeserver takes half a second for a call's events
+const calls = process.env.LONG_TESTS ? 480 : 24; // the homeserver takes half a second for a call's events
 let stack;
 let a;
 let b;
