@@ -119,7 +119,8 @@ const struct conf_key cd_conf_keys[] = {
     CHOICE(ice, policy, CONF_RELOAD, "all", "all|relay",
            "relay: clients use TURN only, which hides their addresses from each other."),
 
-    BOOL(calls, enabled, CONF_RELOAD, "yes", "Off: new calls are refused with 503, running ones finish; what Matrix clients start does not ring, it is "
+    BOOL(calls, enabled, CONF_RELOAD, "yes",
+         "Off: new calls are refused with 503, running ones finish; what Matrix clients start does not ring, it is "
          "only recorded (matrix.record_foreign)."),
     INT(calls, ring_seconds, CONF_RELOAD, 15, 180, 60, "How long a call rings [seconds]."),
     INT(calls, max_minutes, CONF_RELOAD, 1, 1440, 120, "Longest call [minutes]."),

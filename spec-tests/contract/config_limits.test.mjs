@@ -78,6 +78,11 @@ test('requests_per_second counts for the client that a trusted proxy names, and 
       { from, headers: { 'x-forwarded-for': name } });
     await untilLimited(() => ask(trusting, '127.0.0.1', '198.51.100.1'), 100);
     body(await ask(trusting, '127.0.0.1', '198.51.100.2'));
+    // A proxy may append a line of its own: the last one is what it says, the first what the client made up.
+    refused(await ask(trusting, '127.0.0.1', ['198.51.100.3', '198.51.100.1']), 429, 'M_LIMIT_EXCEEDED');
+    let host = 0; // who has an IPv6 network has all its addresses
+    await untilLimited(() => ask(trusting, '127.0.0.1', `2001:db8:0:1::${(++host).toString(16)}`), 100);
+    body(await ask(trusting, '127.0.0.1', '2001:db8:0:2::1'));
     let number = 0; // another name each time does not help somebody who is no proxy of ours
     await untilLimited(() => ask(trusting, '127.0.0.2', `198.51.100.${++number % 250}`), 100);
   });

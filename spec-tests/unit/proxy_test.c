@@ -95,6 +95,23 @@ static void addresses_have_one_form(void)
     CHECK_STR(out, "unix");
 }
 
+static void counts_an_ipv6_network_as_one(void)
+{
+    char a[CD_IP_LEN], b[CD_IP_LEN];
+
+    cd_proxy_share("2001:db8:0:1::5", a);
+    cd_proxy_share("2001:db8:0:1:ffff:ffff:ffff:ffff", b);
+    CHECK_STR(a, b);
+    cd_proxy_share("2001:db8:0:2::5", b);
+    CHECK(strcmp(a, b) != 0);
+    cd_proxy_share("192.0.2.7", a);
+    CHECK_STR(a, "192.0.2.7");
+    cd_proxy_share("unix", a);
+    CHECK_STR(a, "unix");
+    cd_proxy_share("::1", a);
+    CHECK(a[0] != '\0');
+}
+
 int main(void)
 {
     TAP_RUN(nobody_is_trusted_by_default);
@@ -103,5 +120,6 @@ int main(void)
     TAP_RUN(entries_may_carry_ports_or_nonsense);
     TAP_RUN(bad_settings_are_named);
     TAP_RUN(addresses_have_one_form);
+    TAP_RUN(counts_an_ipv6_network_as_one);
     return tap_done();
 }

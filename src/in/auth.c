@@ -15,6 +15,7 @@
 #include "base/scan.h"
 #include "base/secret.h"
 #include "in/auth_int.h"
+#include "in/proxy.h"
 #include "in/session_token.h"
 #include "out/fetch.h"
 
@@ -476,7 +477,7 @@ static void session_answer(struct cd_auth_svc *a, struct cd_str token, const uin
 uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *client_ip,
                        cd_auth_done_fn fn, void *arg)
 {
-    const char *ip = client_ip ? client_ip : "";
+    char ip[CD_IP_LEN] = "";
     struct cd_auth_known *known;
     struct cd_principal *p;
     struct cd_err err = {0};
@@ -484,6 +485,8 @@ uint64_t cd_auth_token(struct cd_auth_svc *a, struct cd_str token, const char *c
     int64_t wait_ms;
     uint64_t ticket;
 
+    if (client_ip)
+        cd_proxy_share(client_ip, ip);
     if (cd_auth_refuse_here(a, token, &err) != CD_OK) {
         a->stats.refused_here++;
         fn(arg, err.rc, NULL, &err);

@@ -488,28 +488,41 @@ const char *cd_http_header(const struct cd_req *req, const char *name)
     return MHD_lookup_connection_value(req->mc, MHD_HEADER_KIND, name);
 }
 
-struct count {
+struct lines {
     const char *name;
-    unsigned n;
+    char *out;
+    size_t n, size;
+    unsigned count;
 };
 
-static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *key,
-                                    const char *value)
+static enum MHD_Result add_line(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
 {
-    struct count *c = cls;
+    struct lines *l = cls;
+    size_t n = value ? strlen(value) : 0;
 
     (void)kind;
-    (void)value;
-    c->n += strcasecmp(key, c->name) == 0;
+    if (strcasecmp(key, l->name) != 0)
+        return MHD_YES;
+    l->count++;
+    while (l->n > 0 && n + 2 > l->size - l->n) /* too long: the first ones go, which say least */
+        memmove(l->out, l->out + 1, --l->n);
+    if (n + 2 > l->size)
+        return MHD_YES;
+    if (l->n > 0)
+        l->out[l->n++] = ',';
+    memcpy(l->out + l->n, value ? value : "", n);
+    l->n += n;
     return MHD_YES;
 }
 
-unsigned cd_http_header_count(const struct cd_req *req, const char *name)
+unsigned cd_http_header_all(const struct cd_req *req, const char *name, char *out, size_t size)
 {
-    struct count c = {.name = name};
+    struct lines l = {.name = name, .out = out, .size = size};
 
-    MHD_get_connection_values(req->mc, MHD_HEADER_KIND, count_header, &c);
-    return c.n;
+    MHD_get_connection_values(req->mc, MHD_HEADER_KIND, add_line, &l);
+    if (size)
+        out[l.n] = '\0';
+    return l.count;
 }
 
 /* --- wiring -------------------------------------------------------------------------- */

@@ -27,6 +27,7 @@
 
 #define HEAD_DEADLINE_MS 20000 /* unless the settings say otherwise */
 #define BODY_DEADLINE_MS 30000
+#define FORWARDED_BYTES 1024
 #define ADDRESSES_MAX 65536 /* whose rates are remembered */
 
 static const size_t body_caps[] = {
@@ -103,9 +104,11 @@ static bool set_path(struct cd_req *req)
 static bool set_client(struct cd_req *req)
 {
     struct http_conn *conn = req->conn;
+    char forwarded[FORWARDED_BYTES] = "";
 
-    cd_proxy_client(&req->http->proxy, conn->peer_ip, cd_http_header(req, "X-Forwarded-For"),
-                    req->client_ip);
+    if (conn->trusted) /* some proxies add a line of their own below the client's */
+        cd_http_header_all(req, "X-Forwarded-For", forwarded, sizeof(forwarded));
+    cd_proxy_client(&req->http->proxy, conn->peer_ip, forwarded, req->client_ip);
     if (req->role != CD_ROLE_PUBLIC || !conn->trusted ||
         strcmp(conn->counted_ip, req->client_ip) == 0)
         return true;
@@ -219,7 +222,7 @@ static enum cd_rc judge_body(struct cd_req *req)
     if (!length)
         return CD_OK;
     /* Two readings of where a body ends are how requests are smuggled past a proxy. */
-    if (coding || cd_http_header_count(req, "Content-Length") > 1 ||
+    if (coding || cd_http_header_all(req, "Content-Length", NULL, 0) > 1 ||
         !cd_parse_u64(cd_str_of(length), 0, UINT64_MAX, &n)) {
         req->has_body = true;
         return cd_fail(&req->err, CD_E_INVALID_PARAM,
@@ -302,13 +305,17 @@ enum http_verdict cd_http_judge(struct cd_req *req)
         return refuse(req, CD_E_OVERLOADED);
     }
     /* Which host was meant must not be anybody's guess (RFC 9112, 3.2). */
-    if (cd_http_header_count(req, "Host") > 1 || (req->needs_host && !cd_http_header(req, "Host"))) {
+    if (cd_http_header_all(req, "Host", NULL, 0) > 1 || (req->needs_host && !cd_http_header(req, "Host"))) {
         look_for_body(req);
         cd_fail(&req->err, CD_E_INVALID_PARAM, "HTTP/1.1 takes exactly one Host header.");
         return refuse(req, CD_E_INVALID_PARAM);
     }
     if (req->role == CD_ROLE_PUBLIC) {
-        int64_t wait_ms = cd_rate_take(req->http->rate, req->client_ip, req->http->per_second, cd_mono_us());
+        char share[CD_IP_LEN];
+        int64_t wait_ms;
+
+        cd_proxy_share(req->client_ip, share);
+        wait_ms = cd_rate_take(req->http->rate, share, req->http->per_second, cd_mono_us());
 
         if (wait_ms > 0)
             return refuse_rate(req, wait_ms);

@@ -164,8 +164,9 @@ void cd_http_release_body(struct cd_req *req);
 const char *cd_http_allow_origin(const struct cd_req *req);
 /** http_judge.c: the handshake to hand over, rebuilt. */
 void cd_http_handshake(const struct cd_req *req, struct cd_buf *out);
-/** http.c: how often a header stands in the request. */
-unsigned cd_http_header_count(const struct cd_req *req, const char *name);
+/** http.c: the values of all lines of a header, joined by commas; the last ones when they do not fit.
+ * @param size  of @p out, 0: nothing is wanted but the number. @return how many lines it has */
+unsigned cd_http_header_all(const struct cd_req *req, const char *name, char *out, size_t size);
 
 /** req.c: forget timer, watch and cancel. */
 void cd_req_unpark(struct cd_req *req);

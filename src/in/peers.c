@@ -23,10 +23,13 @@ void cd_peers_limit(unsigned per_ip)
     peers.per_ip = per_ip;
 }
 
-bool cd_peers_take(const char *ip)
+bool cd_peers_take(const char *client_ip)
 {
-    struct peer *p = cd_map_get(&peers.map, cd_str_of(ip));
+    char ip[CD_IP_LEN];
+    struct peer *p;
 
+    cd_proxy_share(client_ip, ip);
+    p = cd_map_get(&peers.map, cd_str_of(ip));
     if (!p) {
         p = calloc(1, sizeof(*p));
         if (!p)
@@ -43,10 +46,13 @@ bool cd_peers_take(const char *ip)
     return true;
 }
 
-void cd_peers_give(const char *ip)
+void cd_peers_give(const char *client_ip)
 {
-    struct peer *p = cd_map_get(&peers.map, cd_str_of(ip));
+    char ip[CD_IP_LEN];
+    struct peer *p;
 
+    cd_proxy_share(client_ip, ip);
+    p = cd_map_get(&peers.map, cd_str_of(ip));
     if (!p || --p->n > 0)
         return;
     cd_map_del(&peers.map, cd_str_of(ip));

@@ -118,6 +118,18 @@ void cd_proxy_peer(const struct sockaddr *addr, socklen_t len, char *out)
     }
 }
 
+void cd_proxy_share(const char *ip, char *out)
+{
+    uint8_t bytes[16];
+
+    if (strchr(ip, ':') && parse_ip(cd_str_of(ip), bytes)) {
+        memset(bytes + 8, 0, 8);
+        format_ip(bytes, out);
+    } else {
+        snprintf(out, CD_IP_LEN, "%s", ip);
+    }
+}
+
 /* Loopback and private networks: RFC 1918, RFC 4193, link-local. */
 static bool is_near(const uint8_t ip[16])
 {

@@ -29,6 +29,9 @@ struct cd_proxy {
 enum cd_rc cd_proxy_parse(struct cd_proxy *p, const char *text, struct cd_err *err);
 /** Text form of a socket address, IPv4-mapped ones as IPv4. @param out  CD_IP_LEN bytes */
 void cd_proxy_peer(const struct sockaddr *addr, socklen_t len, char *out);
+/** The address that limits count: of IPv6 the network of 64 bits, which one customer has whole.
+ * @param out  CD_IP_LEN bytes */
+void cd_proxy_share(const char *ip, char *out);
 /** May this direct peer name the client? */
 bool cd_proxy_trusts(const struct cd_proxy *p, const char *peer_ip);
 /** The client's address: the peer, or the last X-Forwarded-For entry that no trusted proxy wrote
