@@ -107,8 +107,8 @@ void cd_http_drain(struct cd_http *http);
 /** True when no request is being served. */
 bool cd_http_idle(const struct cd_http *http);
 void cd_http_free(struct cd_http *http);
-/** How long a connection may take to say what it is [ms]. */
-int64_t cd_http_head_ms(const struct cd_http *http);
+/** How long a connection may take for its first line, which says what it is: half of head_ms. */
+int64_t cd_http_line_ms(const struct cd_http *http);
 
 /** Hand an accepted connection over (listener.c). The fd is owned from here on, also on failure. */
 void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct sockaddr *addr,

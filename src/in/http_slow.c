@@ -61,9 +61,9 @@ void cd_http_conn_rest(struct http_conn *conn, unsigned idle_s)
                  conn);
 }
 
-int64_t cd_http_head_ms(const struct cd_http *http)
+int64_t cd_http_line_ms(const struct cd_http *http)
 {
-    return http->head_ms;
+    return http->head_ms / 2;
 }
 
 /* --- bodies ----------------------------------------------------------------------------------- */

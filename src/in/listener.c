@@ -164,7 +164,7 @@ static void wait_for_more(struct cd_listener *l, int fd, const union address *ad
         w->next->prev = w;
     l->first = w;
     l->waiting_n++;
-    if (cd_timer_set(l->loop, &w->timer, cd_http_head_ms(l->http), drop, w) < 0)
+    if (cd_timer_set(l->loop, &w->timer, cd_http_line_ms(l->http), drop, w) < 0)
         drop(w);
 }
 
