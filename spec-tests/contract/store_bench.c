@@ -1,5 +1,7 @@
 /* store_bench.c -- durable changes a second, and what they cost: store_bench [CHANGES [IN_FLIGHT]].
  * Each is what an initiate writes: a session, two participants, an event, an outbox row. One JSON line.
+ * STORE_BENCH_SQL is run first: without a constraint or an index, what does it cost?
+ * Two at once on one server, the second a second later, compare fairly on a busy machine.
  * Needs CALLD_TEST_DATABASE_URL, with the server on this machine (its CPU time is read from /proc). */
 #include "tap.h"
 
@@ -92,8 +94,17 @@ static void run(void)
     s = kit_open();
     if (!s)
         exit(1);
+    if (getenv("STORE_BENCH_SQL")) {
+        char *sql = NULL;
+
+        if (asprintf(&sql, "SET search_path = %s; %s", kit_schema, getenv("STORE_BENCH_SQL")) < 0)
+            exit(1);
+        free(kit_sql(sql));
+        free(sql);
+    }
     backend = (long)kit_sql_int("SELECT pid FROM pg_stat_activity"
-                                " WHERE application_name LIKE 'matrix-calld write%'");
+                                " WHERE application_name LIKE 'matrix-calld write%'"
+                                " ORDER BY backend_start DESC LIMIT 1");
     self = cpu_self();
     server = cpu_of(backend);
     t0 = cd_mono_us();

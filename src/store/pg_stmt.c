@@ -1,6 +1,8 @@
 /* pg_stmt.c -- the write connection's SQL, and the rows that a change has for each statement.
  * In: changes. Out: rows. Why: each statement takes the rows of a whole batch, so that a batch of 64
  *      changes costs what a few single ones would.
+ * Plain inserts unnest in the select list: as a FROM item each column is gathered in a store of its own first,
+ * which costs a fifth of the server's time. All arrays are of one length.
  * A statement that must touch every row it was given divides by zero when it did not: an error is what
  * takes the whole transaction back, and 22012 comes from nowhere else.
  * State: none. Owns: nothing. Blocks: never. */
@@ -24,9 +26,10 @@
     "INSERT INTO call_participants AS p (call_session_id, position, user_id, display_name, avatar_url," \
     " party_id, device_id, state, side, leave_reason, audio_enabled, video_enabled, screen_sharing," \
     " joined_at, left_at)" \
-    " SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[]," \
-    " $7::text[], $8::text[], $9::text[], $10::text[], $11::boolean[], $12::boolean[], $13::boolean[]," \
-    " $14::timestamptz[], $15::timestamptz[])"
+    " SELECT unnest($1::text[]), unnest($2::smallint[]), unnest($3::text[]), unnest($4::text[])," \
+    " unnest($5::text[]), unnest($6::text[]), unnest($7::text[]), unnest($8::text[])," \
+    " unnest($9::text[]), unnest($10::text[]), unnest($11::boolean[]), unnest($12::boolean[])," \
+    " unnest($13::boolean[]), unnest($14::timestamptz[]), unnest($15::timestamptz[])"
 #define PARTICIPANT_TYPES "tsttttttttbbbdd"
 
 const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
@@ -113,11 +116,14 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " origin, status, end_reason, ended_by, matrix_signalling, initiated_at, accepted_at,"
         " connected_at, ended_at, ring_expires_at, ring_seconds, connected_inferred, mx_version,"
         " is_foreign, answer_provisional, invite_tried, version, seq, owner)"
-        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
-        " $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],"
-        " $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[],"
-        " $18::timestamptz[], $19::integer[], $20::boolean[], $21::smallint[], $22::boolean[],"
-        " $23::boolean[], $24::boolean[], $25::bigint[], $26::bigint[], $27::text[])",
+        " SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),"
+        " unnest($5::text[]), unnest($6::text[]), unnest($7::text[]), unnest($8::text[]),"
+        " unnest($9::text[]), unnest($10::text[]), unnest($11::text[]), unnest($12::text[]),"
+        " unnest($13::text[]), unnest($14::timestamptz[]), unnest($15::timestamptz[]),"
+        " unnest($16::timestamptz[]), unnest($17::timestamptz[]), unnest($18::timestamptz[]),"
+        " unnest($19::integer[]), unnest($20::boolean[]), unnest($21::smallint[]),"
+        " unnest($22::boolean[]), unnest($23::boolean[]), unnest($24::boolean[]),"
+        " unnest($25::bigint[]), unnest($26::bigint[]), unnest($27::text[])",
         "tttttttttttttdddddnbsbbbiit"},
     [CD_PG_PARTICIPANT] = {"participant", PARTICIPANTS, PARTICIPANT_TYPES},
     [CD_PG_PARTICIPANT_SET] = {"participant_set",
@@ -131,8 +137,8 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " left_at = excluded.left_at WHERE p IS DISTINCT FROM excluded", PARTICIPANT_TYPES},
     [CD_PG_EVENT] = {"event",
         "INSERT INTO call_events (call_session_id, seq, event_type, user_id, event_data, created_at, mx_hash)"
-        " SELECT c, s, t, u, d::jsonb, a, h FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[],"
-        " $5::text[], $6::timestamptz[], $7::bytea[]) AS x(c, s, t, u, d, a, h)", "titttdx"},
+        " SELECT unnest($1::text[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::text[]),"
+        " unnest($5::text[])::jsonb, unnest($6::timestamptz[]), unnest($7::bytea[])", "titttdx"},
     [CD_PG_IDEM] = {"idem",
         "WITH i AS (INSERT INTO idempotency_keys AS k (user_id, key, request_hash, status, response,"
         " call_session_id, created_at)"
@@ -151,9 +157,10 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_OUTBOX] = {"outbox",
         "INSERT INTO matrix_outbox (txn_id, call_session_id, room_id, user_id, event_type, content, rank,"
         " ord, created_at, not_before, deadline, tried, attempts)"
-        " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
-        " $7::smallint[], $8::bigint[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[],"
-        " $12::boolean[], $13::integer[])", "ttttttsidddbn"},
+        " SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),"
+        " unnest($5::text[]), unnest($6::text[]), unnest($7::smallint[]), unnest($8::bigint[]),"
+        " unnest($9::timestamptz[]), unnest($10::timestamptz[]), unnest($11::timestamptz[]),"
+        " unnest($12::boolean[]), unnest($13::integer[])", "ttttttsidddbn"},
     [CD_PG_UNTOLD] = {"untold",
         "DELETE FROM matrix_outbox o USING unnest($1::text[]) AS d(id) WHERE o.call_session_id = d.id"
         " AND NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = d.id AND s.invite_tried)"
