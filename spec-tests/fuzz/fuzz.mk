@@ -7,7 +7,7 @@ TARGETS ?= $(patsubst $(TOP)/spec-tests/fuzz/%.c,%,$(wildcard $(TOP)/spec-tests/
 
 SOURCES := $(wildcard $(TOP)/src/base/*.c $(TOP)/src/call/*.c $(TOP)/src/conf*.c) \
 	$(addprefix $(TOP)/src/in/,as_event.c as_scan.c cors.c proxy.c router.c session_token.c sio_packet.c) \
-	$(addprefix $(TOP)/src/store/,change.c later.c mem.c mem_kv.c) \
+	$(addprefix $(TOP)/src/store/,change.c later.c mem.c mem_kv.c spool_file.c spool_rec.c) \
 	$(TOP)/src/registration_read.c \
 	$(TOP)/modules/calls/input.c \
 	$(addprefix $(TOP)/modules/matrix/,content.c event.c sdp.c)
@@ -16,6 +16,8 @@ OBJECTS := $(patsubst $(TOP)/%.c,$(OUT)/obj/%.o,$(SOURCES))
 CHECKS := address,undefined
 CFLAGS := -std=gnu11 -g -O1 -fno-omit-frame-pointer -Wall -Wextra -D_GNU_SOURCE \
 	-I$(TOP)/src -I$(TOP)/modules -I$(TOP)/spec-tests/fuzz -fno-sanitize-recover=all -MMD -MP
+PQ_CFLAGS ?= $(shell pkg-config --cflags libpq) # its header's types stand in the spool's; the library is not linked
+CFLAGS += $(PQ_CFLAGS)
 LIBS := -ljansson -lsodium
 
 all: $(addprefix $(OUT)/,$(TARGETS))

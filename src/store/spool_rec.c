@@ -482,8 +482,7 @@ static void get_change(struct in *in, struct cd_spool_rec *out)
     get_call_id(in, ch->call_id);
     if (flags & F_ROW)
         out->row = get_call(in);
-    if (flags & F_TRANSITION)
-        ch->call = out->row;
+    ch->call = out->row; /* for cd_change_check, transition or not: degraded mode takes it into memory */
     n = (size_t)get_enum(in, CD_CHANGE_EVENTS + 1);
     while (!in->bad && ch->n_events < n)
         get_event(in, &ch->events[ch->n_events++]);
@@ -499,6 +498,8 @@ static void get_change(struct in *in, struct cd_spool_rec *out)
     ch->drop_untried_all = flags & F_DROP_ALL;
     ch->drop_signals = flags & F_DROP_SIGNALS;
     in->bad |= (flags & F_TRANSITION && !out->row) || !cd_change_check(ch);
+    if (!(flags & F_TRANSITION))
+        ch->call = NULL;
 }
 
 static void get_members(struct in *in, struct pg_op *op)
