@@ -159,6 +159,18 @@ struct cd_sig {
 enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd_sig *sig,
                      uint64_t *out_seq, struct cd_err *err);
 uint64_t cd_take_seq(struct cd_live *live);
+
+/* --- events of record: their payloads (records.c) ------------------------------------------------ */
+
+/** Each appends the whole payload, a JSON object, of the event with that number. @p b is fresh. */
+void cd_record_answered(struct cd_buf *b, const struct cd_live *l, uint64_t seq, const char *user);
+void cd_record_connected(struct cd_buf *b, const struct cd_live *l, uint64_t seq);
+void cd_record_final(struct cd_buf *b, const struct cd_live *l, uint64_t seq);
+void cd_record_toggled(struct cd_buf *b, const struct cd_live *l, uint64_t seq, const char *user, bool on);
+/** "{"callId":...,"seq":..." without its end, for payloads that have more. @param seq  0: none */
+void cd_record_open(struct cd_buf *b, const struct cd_live *l, uint64_t seq);
+/** Name of the event that ends a call of that final status. */
+const char *cd_record_final_name(enum cd_status status);
 /** Log a non-signal event of record under @p seq with its payload (copied). */
 void cd_log_record(struct cd_live *live, uint64_t seq, const char *event, struct cd_str payload,
                    const char *from_user);

@@ -124,12 +124,30 @@ static void refuse_job(struct cd_job *j)
     finish_job(j, &res);
 }
 
-static const char *event_data(const struct cd_call *next, char *buf, size_t size)
+/* What a toggle was set to, for those who read of it after a restart; "" for other commands. */
+static const char *toggled_to(const struct cd_call *next, const struct cd_cmd *cmd)
+{
+    const struct cd_participant *p = cmd->user ? cd_call_participant_const(next, cmd->user) : NULL;
+    bool on = false;
+
+    if (p && cmd->ev == CD_EV_TOGGLE_AUDIO)
+        on = p->audio_enabled;
+    else if (p && cmd->ev == CD_EV_TOGGLE_VIDEO)
+        on = p->video_enabled;
+    else if (p && cmd->ev == CD_EV_TOGGLE_SCREEN)
+        on = p->screen_sharing;
+    else
+        return "";
+    return on ? ",\"enabled\":true" : ",\"enabled\":false";
+}
+
+static const char *event_data(const struct cd_call *next, const struct cd_cmd *cmd, char *buf, size_t size)
 {
     const char *reason = cd_reason_name(next->end_reason);
 
-    snprintf(buf, size, "{\"status\":\"%s\"%s%s%s}", cd_status_name(next->status),
-             reason ? ",\"endReason\":\"" : "", reason ? reason : "", reason ? "\"" : "");
+    snprintf(buf, size, "{\"status\":\"%s\"%s%s%s%s}", cd_status_name(next->status),
+             reason ? ",\"endReason\":\"" : "", reason ? reason : "", reason ? "\"" : "",
+             toggled_to(next, cmd));
     return buf;
 }
 
@@ -145,8 +163,8 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
         return NULL;
     ch->call = next;
     ch->expect_version = prev ? prev->version : 0;
-    if (!cd_change_event(ch, cd_take_seq(l), event_type, j->cmd.user, event_data(next, data, sizeof(data)),
-                         j->cmd.now_ms)) {
+    if (!cd_change_event(ch, cd_take_seq(l), event_type, j->cmd.user,
+                         event_data(next, &j->cmd, data, sizeof(data)), j->cmd.now_ms)) {
         cd_change_free(ch);
         return NULL;
     }

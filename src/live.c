@@ -490,6 +490,7 @@ struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc)
     if (l) {
         l->elsewhere = sc->elsewhere;
         cd_live_merge(l, sc);
+        cd_records_restore(l, sc->events, sc->n_events);
         if (cd_status_final(l->cur->status) || l->elsewhere)
             cd_live_retire(l);
         if (!cd_status_final(l->cur->status))

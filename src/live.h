@@ -21,6 +21,9 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
 struct cd_live *cd_live_restore(struct cd_core *core, struct cd_stored_call *sc);
 /** Take signals into the log that are not there, and raise the last number to theirs. */
 void cd_live_merge(struct cd_live *l, const struct cd_stored_call *sc);
+/** Log again what the rows of call_events tell of a restored call, after its signals. Comings and
+ * goings of sockets are not among them: after a restart everybody has to join again. */
+void cd_records_restore(struct cd_live *l, const struct cd_event_row *events, size_t n);
 /** Final calls rest a while in memory for late questions, then leave: arm that. */
 void cd_live_retire(struct cd_live *l);
 /** Write behind, with the next batch, what was signalled and is not stored yet. */

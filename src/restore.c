@@ -19,6 +19,8 @@ struct cd_live *cd_restore_one(struct cd_core *core, struct cd_stored_call *sc)
     size_t n = sc->n_outbox;
     struct cd_live *known = cd_live_get(core, sc->call->id), *l = NULL;
 
+    for (size_t i = 0; i < n; i++)
+        rows[i].restored = true;
     sc->outbox = NULL;
     sc->n_outbox = 0;
     if (known)

@@ -45,6 +45,8 @@ def parse_arguments(argv):
     parser.add_argument("--no-daemon", action="store_true", help="everything but the daemon, whose files are written")
     parser.add_argument("--no-appservice", action="store_true", help="a plain homeserver: neither daemon nor "
                         "registration")
+    parser.add_argument("--may-end", metavar="NAME", action="append", default=[],
+                        help="go on when this server (Synapse, say) ends: a test starts it again")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when the process that started us dies")
     arguments = parser.parse_args(argv)
     if arguments.users < 2:
@@ -171,7 +173,7 @@ class Stack:
         """Sleeps until a signal arrives; returns when a child has died, with that child."""
         while True:
             for child in self.children:
-                if child.exited():
+                if child.exited() and child.name not in self.arguments.may_end:
                     return child
             select.select([wakeup], [], [], 5)
             try:

@@ -15,15 +15,6 @@ static uint64_t acting_socket(const struct cd_cmd *cmd)
     return id;
 }
 
-static void open_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq)
-{
-    cd_buf_init(b, 1024 * 1024);
-    cd_buf_adds(b, "{\"callId\":");
-    cd_buf_add_jsons(b, cd_live_id(l));
-    if (seq)
-        cd_buf_addf(b, ",\"seq\":%llu", (unsigned long long)seq);
-}
-
 static struct cd_str text_of(const struct cd_buf *b)
 {
     return (struct cd_str){b->p, b->failed ? 0 : b->n};
@@ -36,7 +27,7 @@ void calls_announce_user(struct cd_core *core, struct cd_live *l, const char *ev
     uint64_t seq = cd_take_seq(l);
     struct cd_buf b;
 
-    open_payload(&b, l, seq);
+    cd_record_open(&b, l, seq);
     cd_buf_adds(&b, ",\"userId\":");
     cd_buf_add_jsons(&b, user);
     if (strcmp(event, "user-joined") == 0) {
@@ -105,7 +96,7 @@ static void announce_new(struct cd_core *core, struct cd_live *l)
         calls_ring(core, l, 0);
         return;
     }
-    open_payload(&b, l, 0);
+    cd_record_open(&b, l, 0);
     cd_buf_adds(&b, ",\"userId\":");
     cd_buf_add_jsons(&b, c->callee);
     cd_buf_addc(&b, '}');
@@ -117,7 +108,7 @@ static void stop_ringing(struct cd_core *core, struct cd_live *l, const char *re
 {
     struct cd_buf b;
 
-    open_payload(&b, l, 0);
+    cd_record_open(&b, l, 0);
     cd_buf_addf(&b, ",\"reason\":\"%s\"}", reason);
     if (l->cur->callee)
         cd_emit_user(core, l->cur->callee, "ring-stopped", text_of(&b), except);
@@ -131,15 +122,7 @@ static void announce_answered(struct cd_core *core, struct cd_live *l, uint64_t 
     uint64_t self = acting_socket(cmd);
     struct cd_buf b;
 
-    open_payload(&b, l, seq);
-    cd_buf_adds(&b, ",\"userId\":");
-    cd_buf_add_jsons(&b, cmd->user);
-    if (l->first_answer) {
-        const struct cd_log_entry *e = &l->log[l->first_answer - 1];
-        cd_buf_addc(&b, ',');
-        cd_buf_add(&b, e->payload + e->body_at, e->body_n);
-    }
-    cd_buf_addc(&b, '}');
+    cd_record_answered(&b, l, seq, cmd->user);
     cd_log_record(l, seq, "call-answered", text_of(&b), cmd->user);
     cd_emit_call(core, l, "call-answered", text_of(&b), self);
     if (l->cur->callee) { /* the others of that user ring no more */
@@ -155,31 +138,10 @@ static void announce_connected(struct cd_core *core, struct cd_live *l, uint64_t
 {
     struct cd_buf b;
 
-    open_payload(&b, l, seq);
-    cd_buf_addf(&b, ",\"connectedAt\":%lld}", (long long)l->cur->connected_at);
+    cd_record_connected(&b, l, seq);
     cd_log_record(l, seq, "call-connected", text_of(&b), NULL);
     cd_emit_call(core, l, "call-connected", text_of(&b), 0);
     cd_buf_done(&b);
-}
-
-void calls_final_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq)
-{
-    const struct cd_call *c = l->cur;
-    int64_t seconds = cd_call_duration_s(c);
-
-    open_payload(b, l, seq);
-    cd_buf_adds(b, ",\"status\":");
-    cd_buf_add_jsons(b, cd_status_name(c->status));
-    cd_buf_adds(b, ",\"endReason\":");
-    cd_buf_add_jsons(b, cd_reason_name(c->end_reason));
-    cd_buf_adds(b, ",\"endedBy\":");
-    cd_buf_add_jsons(b, c->ended_by);
-    cd_buf_adds(b, ",\"durationSeconds\":");
-    if (seconds < 0)
-        cd_buf_adds(b, "null");
-    else
-        cd_buf_add_i64(b, seconds);
-    cd_buf_addc(b, '}');
 }
 
 /* Exactly one of three events a call, to every socket of everyone in it. */
@@ -187,13 +149,11 @@ static void announce_final(struct cd_core *core, struct cd_live *l, const struct
                            const struct cd_cmd *cmd)
 {
     const struct cd_call *c = l->cur;
-    const char *event = c->status == CD_DECLINED ? "call-rejected"
-                        : c->status == CD_MISSED ? "call-missed"
-                                                 : "call-ended";
+    const char *event = cd_record_final_name(c->status);
     uint64_t self = acting_socket(cmd);
     struct cd_buf b;
 
-    calls_final_payload(&b, l, seq);
+    cd_record_final(&b, l, seq);
     cd_log_record(l, seq, event, text_of(&b), NULL);
     for (size_t i = 0; i < c->n_participants; i++)
         cd_emit_user(core, c->participants[i].user_id, event, text_of(&b), 0);
@@ -218,10 +178,7 @@ static void announce_toggle(struct cd_core *core, struct cd_live *l, uint64_t se
                                               : p->screen_sharing;
     struct cd_buf b;
 
-    open_payload(&b, l, seq);
-    cd_buf_adds(&b, ",\"userId\":");
-    cd_buf_add_jsons(&b, cmd->user);
-    cd_buf_addf(&b, ",\"enabled\":%s}", on ? "true" : "false");
+    cd_record_toggled(&b, l, seq, cmd->user, on);
     cd_log_record(l, seq, event, text_of(&b), cmd->user);
     cd_emit_call(core, l, event, text_of(&b), acting_socket(cmd));
     cd_buf_done(&b);

@@ -57,8 +57,6 @@ void calls_ring(struct cd_core *core, struct cd_live *l, uint64_t sock_id);
 /** Emit {userId, ...} to the call, numbered and logged. */
 void calls_announce_user(struct cd_core *core, struct cd_live *l, const char *event, const char *user,
                          const char *more_json, uint64_t except);
-/** {status, endReason, endedBy, durationSeconds} of a final call. */
-void calls_final_payload(struct cd_buf *b, const struct cd_live *l, uint64_t seq);
 
 /* timers.c */
 void calls_timers(struct cd_core *core, struct cd_live *l, const struct cd_call *prev);

@@ -58,7 +58,18 @@ static void outbox_metrics(struct cd_buf *b, const struct cd_outbox *outbox)
               (double)o.retries);
     cd_metric(b, "matrix_rate_limited_total", "counter", "Times the homeserver said 429.",
               (double)o.rate_limited);
+    cd_metric(b, "matrix_echoes_found_total", "counter",
+              "Events without an answer that were in the room: not sent again.", (double)o.echoes_found);
+    cd_metric(b, "matrix_echoes_missing_total", "counter",
+              "Events without an answer that were not in the room: sent again.",
+              (double)o.echoes_missing);
     cd_metric(b, "matrix_waiting", "gauge", "Events waiting to be sent.", (double)o.waiting);
+    cd_metric(b, "matrix_oldest_seconds", "gauge", "How long the oldest of them has waited.",
+              (double)o.oldest_ms / 1000);
+    cd_metric(b, "matrix_away", "gauge", "1 while one request at a time asks whether it is back.",
+              o.away);
+    cd_metric(b, "matrix_backoff_seconds", "gauge", "Time until the next of these requests.",
+              (double)o.back_off_ms / 1000);
 }
 
 static void transaction_metrics(struct cd_buf *b, const struct cd_appservice *as)

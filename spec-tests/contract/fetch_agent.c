@@ -420,7 +420,7 @@ static void do_send(const json_t *cmd)
             .content = json_dumps(json_object_get(r, "content"), JSON_COMPACT),
             .rank = (int)number_of(r, "rank"), .ord = number_of(r, "ord"), .created_at = now,
             .not_before = now + number_of(r, "inMs"), .deadline = now + number_of(r, "forMs"),
-            .tried = flag_of(r, "tried"),
+            .tried = flag_of(r, "tried"), .restored = flag_of(r, "restored"),
         };
         snprintf(rows[n].call_id, sizeof(rows[n].call_id), "%s", text_of(r, "call"));
     }
@@ -440,6 +440,11 @@ static void do_outbox_stats(const json_t *cmd)
     json_object_set_new(o, "waiting", json_integer((json_int_t)s.waiting));
     json_object_set_new(o, "rateLimited", json_integer((json_int_t)s.rate_limited));
     json_object_set_new(o, "up", json_boolean(s.homeserver_up));
+    json_object_set_new(o, "away", json_boolean(s.away));
+    json_object_set_new(o, "backOffMs", json_integer((json_int_t)s.back_off_ms));
+    json_object_set_new(o, "oldestMs", json_integer((json_int_t)s.oldest_ms));
+    json_object_set_new(o, "found", json_integer((json_int_t)s.echoes_found));
+    json_object_set_new(o, "missing", json_integer((json_int_t)s.echoes_missing));
     say(o);
 }
 

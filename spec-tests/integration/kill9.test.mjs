@@ -27,12 +27,19 @@ after(async () => {
 }, { timeout: 60000 });
 
 /** Nothing rings, nothing waits to be sent. */
-function untilQuiet() {
-  return until(async () => {
-    const [row] = await stack.query(`SELECT (SELECT count(*) FROM call_sessions
-      WHERE status IN ('ringing', 'accepted', 'connected')) AS live, (SELECT count(*) FROM matrix_outbox) AS waiting`);
-    return row.live === 0 && row.waiting === 0;
-  }, { what: 'the end of all calls and an empty outbox', seconds: 120, everyMs: 250 });
+async function untilQuiet() {
+  const live = () => stack.query(`SELECT id, status, extract(epoch FROM now() - initiated_at)::int AS age FROM call_sessions
+    WHERE status IN ('ringing', 'accepted', 'connected') LIMIT 10`);
+  const waiting = () => stack.query(`SELECT o.call_session_id, o.event_type, o.attempts, o.tried, s.status, s.caller,
+    o.user_id, o.rank, o.created_at, s.initiated_at, s.ended_at, s.invite_tried, extract(epoch FROM o.deadline - now())::int AS "left",
+    (SELECT count(*) FROM sealed_tokens t WHERE t.user_id = o.user_id) AS tokens
+    FROM matrix_outbox o LEFT JOIN call_sessions s ON s.id = o.call_session_id LIMIT 10`);
+  try {
+    await until(async () => (await live()).length === 0 && (await waiting()).length === 0,
+      { what: 'the end of all calls and an empty outbox', seconds: Number(process.env.KILL_QUIET ?? 120), everyMs: 250 });
+  } catch (error) {
+    throw new Error(`${error.message}: ${JSON.stringify([await live(), await waiting()])}\nstarted ${new Date(daemon.startedAt).toISOString()}\n${daemon.log.slice(-3000)}`);
+  }
 }
 
 test('killed at random moments: nothing acknowledged is lost, nothing happens twice', { timeout: 3 * 3600000 }, async (t) => {

@@ -56,6 +56,11 @@ export class FakeHomeserver {
     for (const go of this.held.splice(0)) go();
   }
 
+  /** As after a restart of one that keeps transaction ids in memory. */
+  forget() {
+    this.sent.clear();
+  }
+
   /** Requests so far whose "METHOD path" matches. */
   seen(pattern) {
     return this.requests.filter((request) => pattern.test(`${request.method} ${request.path}`));

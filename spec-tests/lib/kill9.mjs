@@ -31,6 +31,7 @@ export class Mortal {
   }
 
   async start() {
+    this.startedAt = Date.now();
     this.child = spawn(binary, ['-c', this.config], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.child.stderr.setEncoding('utf8').on('data', (text) => { this.log = ((this.log ?? '') + text).slice(-20000); });
     this.exit = once(this.child, 'exit');

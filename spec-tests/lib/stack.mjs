@@ -105,18 +105,19 @@ async function stopChild(child) {
  * @param {number} [options.users] how many accounts
  * @param {boolean} [options.daemon] false: the test starts the daemon itself, with info.config
  * @param {boolean} [options.appservice] false: a plain homeserver without us
+ * @param {string} [options.mayEnd] a server that the test kills, and starts again itself
  * @param {string} [options.directory] of a stack that was stopped with `keep`
  * @returns {Promise<Stack>}
  */
 export async function startStack({ set = {}, liftRateLimits = false, users = 2, daemon = true,
-  appservice = true, directory = mkdtempSync(join(tmpdir(), 'calld-test-')) } = {}) {
+  appservice = true, mayEnd, directory = mkdtempSync(join(tmpdir(), 'calld-test-')) } = {}) {
   chmodSync(directory, 0o711);
   const json = join(directory, 'stack.json');
   rmSync(json, { force: true });
   const child = spawn('python3', [join(top, 'contrib/lib/stack.py'), '--dir', directory, '--json', json,
     '--matrix-calld', binary, '--users', String(users), '--stop-with-parent',
     ...(liftRateLimits ? ['--lift-rate-limits'] : []), ...(daemon ? [] : ['--no-daemon']),
-    ...(appservice ? [] : ['--no-appservice']),
+    ...(appservice ? [] : ['--no-appservice']), ...(mayEnd ? ['--may-end', mayEnd] : []),
     ...Object.entries(set).flatMap(([key, value]) => ['--set', `${key}=${value}`])],
   { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';

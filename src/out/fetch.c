@@ -107,6 +107,13 @@ static void note_reachable(struct flight *f, long status)
         f->pool->unreachable = status <= 0 || status >= 500;
 }
 
+static bool nothing_left(struct flight *f)
+{
+    long bytes = 0;
+
+    return curl_easy_getinfo(f->easy, CURLINFO_REQUEST_SIZE, &bytes) == CURLE_OK && bytes == 0;
+}
+
 /* Tell the owner and forget the flight. The callback may start and cancel others. */
 static void finish(struct flight *f, const char *error)
 {
@@ -122,6 +129,7 @@ static void finish(struct flight *f, const char *error)
     } else if (!error) {
         res.error = "no status line";
     }
+    res.unsent = res.status == 0 && nothing_left(f);
     note_reachable(f, status);
     /* Cancelling this very flight from its callback must find nothing. */
     f->id = 0;

@@ -25,6 +25,7 @@ struct cd_fetch_res {
     int status;           /* HTTP status, or 0: transport error */
     const char *error;    /* transport error text when status == 0 */
     bool too_large;       /* status == 0 because the answer passed max_body */
+    bool unsent;          /* status == 0, and not a byte of the request had left */
     struct cd_str body;   /* borrowed for the callback */
     long retry_after_ms;  /* Retry-After header or retry_after_ms of the body, -1 when none */
 };

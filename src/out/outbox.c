@@ -198,6 +198,8 @@ static void look_at(struct cd_outbox *o, struct cd_ob_user *u)
         wake_at = wall + blocked;
     else
         it = cd_ob_choose(u, wall, &wake_at);
+    if (it && !cd_ob_gate_open(o))
+        it = NULL;
     if (it && o->sending >= USERS_AT_ONCE) {
         if (!u->queued)
             queue_push(&o->starved, u);
@@ -366,7 +368,22 @@ size_t cd_outbox_pending_user(const struct cd_outbox *o, const char *user_id)
 
 void cd_outbox_stats(const struct cd_outbox *o, struct cd_outbox_stats *out)
 {
+    int64_t now = cd_wall_ms();
+    const struct cd_ob_user *u;
+    size_t pos = 0;
+
     *out = o->stats;
+    while ((u = cd_map_next(&o->users, &pos))) {
+        for (const struct cd_ob_item *it = u->first; it; it = it->user_next) {
+            int64_t since = now - (it->row.not_before > it->row.created_at ? it->row.not_before
+                                                                           : it->row.created_at);
+            if (since > out->oldest_ms)
+                out->oldest_ms = since;
+        }
+    }
+    out->away = o->away;
+    if (o->away && o->away_until_ms > cd_mono_ms())
+        out->back_off_ms = o->away_until_ms - cd_mono_ms();
 }
 
 struct cd_outbox *cd_outbox_new(struct cd_loop *loop, struct cd_fetch_pool *pool,
@@ -412,6 +429,7 @@ void cd_outbox_free(struct cd_outbox *o)
         cd_ob_user_free(o, u);
     }
     cd_timer_cancel(o->loop, &o->kick);
+    cd_timer_cancel(o->loop, &o->probe);
     cd_map_done(&o->txns);
     cd_map_done(&o->calls);
     cd_map_done(&o->users);

@@ -37,9 +37,12 @@ void cd_outbox_free(struct cd_outbox *o);
  * age); within a call by rank, then ord, over both users; rank 9 waits for not_before (several
  * rows of kind m.call.candidates of one call and user that are due together are sent as one
  * event, txn id of the first). One request in flight a call and one a user; 8 users at once.
- * 429: retry_after; 5xx and transport errors: back-off 1, 2, 4 .. 30 s with jitter; never after
- * the deadline. A row of rank 3 cuts the deadline of its call's answers to 10 s after it: an
- * answer whose token is gone must not hold the hang-up back. finished() may run inside when the
+ * 429: retry_after; 5xx and transport errors: back-off 1, 2, 4 .. 15 s with jitter; never after
+ * the deadline. While the homeserver is away (no answer, or a proxy's 502, 503, 504) one request at a
+ * time asks whether it is back. An event that may have arrived without our hearing of it (no answer; a
+ * restored row) is looked for in the room before it is sent again: found, it counts as sent.
+ * A row of rank 3 cuts the deadline of its call's answers to 10 s after it: an answer whose token is
+ * gone must not hold the hang-up back. finished() may run inside when the
  * queue is full (20000 rows). */
 void cd_outbox_add(struct cd_outbox *o, const struct cd_outbox_row *rows, size_t n);
 /** Drop what was never tried, without finished(). Rows of rank 9 that were tried and wait for another
@@ -64,7 +67,12 @@ size_t cd_outbox_pending_user(const struct cd_outbox *o, const char *user_id);
 
 struct cd_outbox_stats {
     uint64_t sent, expired, refused, no_token, retries, rate_limited;
+    uint64_t echoes_found;   /* of events whose outcome was unknown: the room had them */
+    uint64_t echoes_missing; /* it had not: sent again */
     size_t waiting;
+    int64_t oldest_ms;   /* how long the longest waiting event could have been sent, 0: none waits */
+    int64_t back_off_ms; /* until the next attempt to reach a homeserver that is away; 0: not away, or now */
+    bool away;
     bool homeserver_up; /* the last attempt reached it */
 };
 void cd_outbox_stats(const struct cd_outbox *o, struct cd_outbox_stats *out);

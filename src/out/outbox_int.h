@@ -26,6 +26,7 @@ struct cd_ob_item {
     bool in_flight;
     bool dropped; /* not repeated when this attempt fails */
     bool forgotten; /* the same, and its stored row is another daemon's */
+    bool unknown; /* it may have arrived without our hearing of it: look before it is sent again */
 };
 
 struct cd_ob_call {
@@ -45,6 +46,8 @@ struct cd_ob_user {
     struct cd_principal *principal; /* of the attempt that runs */
     struct cd_ob_mark *mark;        /* the store notes the attempt first */
     uint64_t fetch;
+    int64_t began_ms; /* monotonic: the request that runs */
+    bool probing;     /* that request asks whether the homeserver is back */
     int64_t blocked_until_ms; /* monotonic: rate limit or back-off */
     unsigned failures;        /* in a row */
     uint8_t refused[16];      /* hash of the token that got a 401 */
@@ -69,6 +72,11 @@ struct cd_outbox {
     struct cd_ob_queue ready, starved;
     struct cd_timer kick;
     unsigned sending; /* users with a request on its way */
+    bool away, probing;      /* outbox_away.c */
+    unsigned away_failures;  /* in a row */
+    int64_t away_until_ms;   /* monotonic: the next probe */
+    int64_t reached_ms;      /* monotonic: the last answer */
+    struct cd_timer probe;
     uint64_t last_seq;
     /* rows finished lately: what is read back meanwhile may hold them still */
     uint64_t *done; /* hashes of transaction ids, a ring; NULL: none yet */
@@ -95,6 +103,23 @@ void cd_ob_user_free(struct cd_outbox *o, struct cd_ob_user *u);
 /** @param p  the token to use */
 void cd_ob_start(struct cd_outbox *o, struct cd_ob_item *it, struct cd_principal *p);
 void cd_ob_stop(struct cd_outbox *o, struct cd_ob_user *u); /* forget the attempt that runs */
+
+/* --- outbox_away.c: is the homeserver there? ------------------------------------------------ */
+/** May a request begin now? While it is away: one at a time, and not before its time. */
+bool cd_ob_gate_open(const struct cd_outbox *o);
+/** An attempt begins, or is over without an answer to be judged. */
+void cd_ob_attempt_begins(struct cd_outbox *o, struct cd_ob_user *u);
+void cd_ob_attempt_ends(struct cd_outbox *o, struct cd_ob_user *u);
+/** Judge the answer of @p u's attempt, after cd_ob_attempt_ends. */
+void cd_ob_judge(struct cd_outbox *o, const struct cd_ob_user *u, const struct cd_fetch_res *res);
+/** Wait before the next attempt after so many failures in a row [ms], jitter included. */
+int64_t cd_ob_back_off_ms(unsigned failures);
+
+/* --- outbox_echo.c: did it arrive? ---------------------------------------------------------- */
+/** The request that reads the newest events of that type and sender. @return to be freed, or NULL */
+char *cd_ob_echo_url(const struct cd_outbox *o, const struct cd_outbox_row *row);
+/** Does that answer hold our event (and those that were part of it)? */
+bool cd_ob_echo_in(const struct cd_ob_item *it, struct cd_str body);
 
 /* --- outbox.c ----------------------------------------------------------------------------- */
 /** The row is finished: store, owner, memory; its followers too. */

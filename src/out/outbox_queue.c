@@ -30,6 +30,7 @@ static struct cd_ob_item *item_new(const struct cd_outbox_row *row)
     if (!it)
         return NULL;
     it->row = *row;
+    it->unknown = row->tried || row->restored;
     it->row.txn_id = copy(row->txn_id, &failed);
     it->row.room_id = copy(row->room_id, &failed);
     it->row.user_id = copy(row->user_id, &failed);
@@ -288,13 +289,13 @@ void cd_ob_gather(struct cd_ob_item *leader, int64_t wall_ms)
 
     /* Once tried, an event keeps its content: the homeserver may have it under this transaction
      * id. */
-    if (leader->row.tried || !is_candidates(leader))
+    if (leader->row.tried || leader->unknown || !is_candidates(leader))
         return;
     for (struct cd_ob_item *it = leader->call_next; it && n < CD_BATCH_MAX; it = it->call_next) {
         size_t len = strlen(it->row.content);
 
-        if (it->user != leader->user || it->row.tried || it->row.not_before > wall_ms ||
-            !is_candidates(it) || !may_go(it) || bytes + len > BATCH_BYTES ||
+        if (it->user != leader->user || it->row.tried || it->unknown ||
+            it->row.not_before > wall_ms || !is_candidates(it) || !may_go(it) || bytes + len > BATCH_BYTES ||
             !cd_batch_fits(cd_str_of(leader->row.content), cd_str_of(it->row.content)))
             continue;
         it->leader = leader;

@@ -2,7 +2,8 @@
  * In: a row and its user's token.  Out: finished, or blocked until later.
  * Why: an attempt at an invite is noted in the store before it is made, so that after a crash
  * "never tried" can be told from "outcome unknown"; the same transaction id makes every
- * repetition harmless.
+ * repetition harmless while the homeserver remembers it. It may not, after a restart: an event whose
+ * outcome is unknown is looked for in the room first.
  * State: in the user's record.  Owns: a reference to the principal while it runs.  Blocks:
  * never. */
 #include <stdlib.h>
@@ -17,8 +18,8 @@
 
 #define SEND_TIMEOUT_MS 15000
 #define SEND_TIMEOUT_MIN_MS 250
-#define BACKOFF_MAX_MS 30000
 #define RATE_LIMIT_DEFAULT_MS 1000
+#define ECHO_BYTES (4 * 1024 * 1024) /* thirty of the largest events */
 
 /* Survives the outbox until the store has called back. */
 struct cd_ob_mark {
@@ -46,6 +47,7 @@ static void attempt_over(struct cd_outbox *o, struct cd_ob_user *u)
     cd_principal_unref(u->principal);
     u->principal = NULL;
     o->sending--;
+    cd_ob_attempt_ends(o, u);
 }
 
 static void try_later(struct cd_outbox *o, struct cd_ob_item *it, int64_t wait_ms)
@@ -58,11 +60,7 @@ static void try_later(struct cd_outbox *o, struct cd_ob_item *it, int64_t wait_m
 
 static void back_off(struct cd_outbox *o, struct cd_ob_item *it)
 {
-    struct cd_ob_user *u = it->user;
-    int64_t wait_ms = u->failures < 5 ? (int64_t)1000 << u->failures : BACKOFF_MAX_MS;
-
-    u->failures++;
-    try_later(o, it, wait_ms + jitter(wait_ms / 4));
+    try_later(o, it, cd_ob_back_off_ms(it->user->failures++));
 }
 
 static void rate_limited(struct cd_outbox *o, struct cd_ob_item *it, long retry_after_ms)
@@ -70,6 +68,7 @@ static void rate_limited(struct cd_outbox *o, struct cd_ob_item *it, long retry_
     int64_t wait_ms = retry_after_ms > 0 ? retry_after_ms : RATE_LIMIT_DEFAULT_MS;
 
     o->stats.rate_limited++;
+    it->user->failures = 0;
     try_later(o, it, wait_ms + jitter(200));
 }
 
@@ -112,19 +111,33 @@ static void refused(struct cd_outbox *o, struct cd_ob_item *it, const struct cd_
     cd_ob_finish(o, it, CD_SENT_REFUSED, NULL);
 }
 
-static void on_answer(void *arg, const struct cd_fetch_res *res)
+static bool is_unclear(const struct cd_fetch_res *res)
 {
-    struct cd_ob_user *u = arg;
-    struct cd_outbox *o = u->outbox;
-    struct cd_ob_item *it = u->sending;
-    struct cd_principal *p = cd_principal_ref(u->principal);
-    struct cd_ob_call *call = it->call;
+    return res->status == 0 || res->status >= 500 || res->status == 408;
+}
+
+/* The attempt is over: what it leaves is judged afterwards. */
+static void conclude(struct cd_outbox *o, struct cd_ob_user *u, const struct cd_fetch_res *res)
+{
+    struct cd_ob_call *call = u->sending->call;
 
     attempt_over(o, u);
     /* Before the row may go, and with it the call. */
     cd_ob_wake_call(o, call);
     cd_ob_wake(o, u);
     o->stats.homeserver_up = res->status > 0 && res->status < 500;
+    cd_ob_judge(o, u, res);
+}
+
+static void on_answer(void *arg, const struct cd_fetch_res *res)
+{
+    struct cd_ob_user *u = arg;
+    struct cd_outbox *o = u->outbox;
+    struct cd_ob_item *it = u->sending;
+    struct cd_principal *p = cd_principal_ref(u->principal);
+
+    conclude(o, u, res);
+    it->unknown = it->unknown || (is_unclear(res) && !res->unsent);
     if (res->status >= 200 && res->status < 300)
         sent(o, it, res->body);
     else if (it->forgotten)
@@ -133,7 +146,7 @@ static void on_answer(void *arg, const struct cd_fetch_res *res)
         refused_token(o, it, p);
     else if (res->status == 429)
         rate_limited(o, it, res->retry_after_ms);
-    else if (res->status == 0 || res->status >= 500 || res->status == 408)
+    else if (is_unclear(res))
         back_off(o, it);
     else
         refused(o, it, res);
@@ -174,7 +187,8 @@ static void put(struct cd_outbox *o, struct cd_ob_user *u)
     struct cd_fetch_req req = {.method = "PUT", .url = url, .bearer = u->principal->matrix_token,
                                .body = cd_str_of(merged ? merged : it->row.content),
                                .timeout_ms = timeout_ms(&it->row), .max_body = 65536};
-    struct cd_fetch_res failed = {.status = 0, .error = "not started", .retry_after_ms = -1};
+    struct cd_fetch_res failed = {.status = 0, .error = "not started", .retry_after_ms = -1,
+                                  .unsent = true};
 
     u->fetch = url && (merged || !it->batch) ? cd_fetch(o->pool, &req, on_answer, u) : 0;
     free(url);
@@ -236,10 +250,78 @@ static bool note_attempt(struct cd_outbox *o, struct cd_ob_item *it)
     return mark != NULL;
 }
 
+static void attempt(struct cd_outbox *o, struct cd_ob_user *u)
+{
+    bool wait = false;
+
+    for (struct cd_ob_item *x = u->sending; x; x = x->batch)
+        wait = note_attempt(o, x) || wait;
+    if (!wait)
+        put(o, u);
+}
+
+/* --- looking first ------------------------------------------------------------------------ */
+
+static bool is_too_late(const struct cd_ob_item *it)
+{
+    return it->dropped || (it->row.deadline > 0 && it->row.deadline <= cd_wall_ms());
+}
+
+static void found(struct cd_outbox *o, struct cd_ob_item *it, const struct cd_fetch_res *res)
+{
+    struct cd_log_ctx ctx = {.call_id = it->row.call_id, .user = it->row.user_id,
+                             .room = it->row.room_id};
+
+    o->stats.echoes_found++;
+    cd_log(CD_LOG_INFO, "outbox", "echo.found", &ctx, "%s had arrived: not sent again",
+           it->row.event_type);
+    conclude(o, it->user, res);
+    it->user->failures = 0;
+    cd_ob_finish(o, it, CD_SENT_OK, NULL);
+}
+
+/* Whoever may not read, or asks a homeserver that cannot say, sends again: the transaction id is the
+ * same, and a lost hang-up is worse than one too many. */
+static void on_looked(void *arg, const struct cd_fetch_res *res)
+{
+    struct cd_ob_user *u = arg;
+    struct cd_outbox *o = u->outbox;
+    struct cd_ob_item *it = u->sending;
+
+    u->fetch = 0;
+    if (res->status == 401 || res->status == 429 || (is_unclear(res) && !res->too_large)) {
+        on_answer(u, res);
+    } else if (res->status == 200 && cd_ob_echo_in(it, res->body)) {
+        found(o, it, res);
+    } else if (it->forgotten) {
+        conclude(o, u, res);
+        cd_ob_discard(o, it);
+    } else if (is_too_late(it)) {
+        conclude(o, u, res);
+        cd_ob_finish(o, it, CD_SENT_EXPIRED, NULL);
+    } else {
+        o->stats.echoes_missing++;
+        attempt(o, u);
+    }
+}
+
+static void look(struct cd_outbox *o, struct cd_ob_user *u)
+{
+    char *url = cd_ob_echo_url(o, &u->sending->row);
+    struct cd_fetch_req req = {.method = "GET", .url = url, .bearer = u->principal->matrix_token,
+                               .timeout_ms = timeout_ms(&u->sending->row), .max_body = ECHO_BYTES};
+    struct cd_fetch_res failed = {.status = 0, .error = "not started", .retry_after_ms = -1,
+                                  .unsent = true};
+
+    u->fetch = url ? cd_fetch(o->pool, &req, on_looked, u) : 0;
+    free(url);
+    if (!u->fetch)
+        on_looked(u, &failed);
+}
+
 void cd_ob_start(struct cd_outbox *o, struct cd_ob_item *it, struct cd_principal *p)
 {
     struct cd_ob_user *u = it->user;
-    bool wait = false;
 
     cd_ob_gather(it, cd_wall_ms());
     for (struct cd_ob_item *x = it; x; x = x->batch)
@@ -248,10 +330,11 @@ void cd_ob_start(struct cd_outbox *o, struct cd_ob_item *it, struct cd_principal
     u->principal = cd_principal_ref(p);
     it->call->busy = true;
     o->sending++;
-    for (struct cd_ob_item *x = it; x; x = x->batch)
-        wait = note_attempt(o, x) || wait;
-    if (!wait)
-        put(o, u);
+    cd_ob_attempt_begins(o, u);
+    if (it->unknown)
+        look(o, u);
+    else
+        attempt(o, u);
 }
 
 void cd_ob_stop(struct cd_outbox *o, struct cd_ob_user *u)

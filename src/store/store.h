@@ -39,6 +39,7 @@ struct cd_outbox_row {
     int64_t created_at, not_before, deadline; /* wall ms */
     bool tried;        /* at least one attempt was made: outcome may be unknown */
     bool unwritten;    /* the store could not take it: not of the row itself */
+    bool restored;     /* not a column: another process had it, whose last attempts may have gone unnoted */
     int attempts;
 };
 
