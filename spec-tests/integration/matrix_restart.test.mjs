@@ -95,6 +95,29 @@ test('killed in a call with a Matrix client: candidates and the hangup go on', l
     { type: 'select_answer', sender: caller }, { type: 'hangup', sender: callee }]);
 });
 
+test('after a restart a late reader gets what the others heard: answered, toggled, connected', limit, async () => {
+  const { caller, callee, roomId } = await stack.newPair();
+  const { callId } = await post(caller, '/api/calls/initiate', { roomId, offer: offerOf('rest') });
+  const { partyId } = await post(callee, `/api/calls/${callId}/answer`, { answer: answerOf('rest') });
+  await post(callee, `/api/calls/${callId}/toggle-audio`, { enabled: false });
+  await post(caller, `/api/calls/${callId}/connected`);
+  const read = async (user) => (await stack.as(user).get(`/api/calls/${callId}/events`)).body.missed;
+  const kinds = ['call-answered', 'call-connected', 'audio-toggled'];
+  const records = async (user) => (await read(user)).filter(({ event }) => kinds.includes(event));
+  const before = [await records(caller), await records(callee)];
+  assert.deepEqual(before.map((list) => list.length), [3, 1]);
+  await stop('SIGKILL');
+  await start();
+  assert.deepEqual([await records(caller), await records(callee)], before);
+  const numbers = (await read(caller)).map(({ seq }) => seq);
+  assert.deepEqual(numbers, [...numbers].sort((a, b) => a - b));
+  const tab = await Tab.open(stack.daemon, callee);
+  const ack = await tab.command('join-call', { callId, partyId, lastSeq: 0 });
+  assert.deepEqual(ack.missed.filter(({ event }) => kinds.includes(event)), before[1]);
+  await post(caller, `/api/calls/${callId}/end`, {});
+  tab.close();
+});
+
 test('called and hung up while the daemon was away: it does not go on ringing', limit, async () => {
   const { caller, callee, roomId } = await stack.newPair();
   (await Tab.open(stack.daemon, callee)).close(); // known to us from now on
