@@ -29,6 +29,7 @@ struct cd_worker {
     struct cd_io *io;
     int fd;
     bool started, stop;
+    bool *gone; /* set while done() runs: freed by it */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -66,8 +67,10 @@ static void report(void *arg, uint32_t events)
 {
     struct cd_worker *w = arg;
     uint64_t count;
+    bool gone = false;
 
     (void)events;
+    w->gone = &gone;
     if (read(w->fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
         cd_log(CD_LOG_ERROR, "loop", "worker.read", NULL, "eventfd: errno %d", errno);
     for (;;) {
@@ -76,11 +79,14 @@ static void report(void *arg, uint32_t events)
         pthread_mutex_lock(&w->lock);
         if (w->first == w->worked) {
             pthread_mutex_unlock(&w->lock);
+            w->gone = NULL;
             return;
         }
         job = w->ring[w->first++ % CD_WORKER_JOBS];
         pthread_mutex_unlock(&w->lock);
         job.done(job.arg);
+        if (gone)
+            return;
     }
 }
 
@@ -122,6 +128,8 @@ void cd_worker_free(struct cd_worker *w)
 {
     if (!w)
         return;
+    if (w->gone)
+        *w->gone = true;
     if (w->started) {
         pthread_mutex_lock(&w->lock);
         w->stop = true;

@@ -9,7 +9,7 @@ struct cd_worker;
 
 /** The thread starts with the first job. @return NULL when out of memory or descriptors */
 struct cd_worker *cd_worker_new(struct cd_loop *loop);
-/** Wait for the running job; done() of jobs not yet reported is not called. */
+/** Wait for the running job; done() of jobs not yet reported is not called. May be called by a done(). */
 void cd_worker_free(struct cd_worker *w);
 int cd_worker_push(struct cd_worker *w, void (*work)(void *arg), void (*done)(void *arg),
                    void *arg);
