@@ -223,6 +223,162 @@ static void found_after_a_crash(void)
     forget();
 }
 
+/* Until nothing new fits; calls with long signals fill faster. @return calls that were taken */
+static size_t fill(struct cd_store *s, const char *room, struct cd_call **last)
+{
+    size_t n = 0;
+    char name[64];
+
+    for (;; n++) {
+        struct cd_call *c;
+        enum cd_store_rc rc;
+
+        snprintf(name, sizeof name, "%s%zu:x", room, n);
+        c = kit_call(name, "@a:x", "@b:x");
+        rc = kit_put(s, kit_change(c, 0));
+        if (rc == CD_STORE_OK) {
+            cd_call_free(*last);
+            *last = c;
+            continue;
+        }
+        CHECK_INT(rc, CD_STORE_FULL);
+        cd_call_free(c);
+        return n;
+    }
+}
+
+/* Nothing new, but what runs can end, and all of it is in the database afterwards. */
+static void full(void)
+{
+    struct cd_store *s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 1, in_memory);
+    struct cd_call *last = NULL;
+    struct cd_change *ch;
+    size_t n;
+
+    if (!CHECK(s))
+        return;
+    a_call_each(s, "!full", 0, 4);
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    n = fill(s, "!filled", &last);
+    cd_log_setup(CD_LOG_ERROR, 0);
+    CHECK(n > 500 && last);
+    CHECK(stats_of(s).spool_full);
+    for (size_t i = 0; i < 2; i++) {
+        memory[i]->status = CD_ENDED;
+        CHECK_INT(kit_put(s, kit_change(memory[i], 1)), CD_STORE_OK);
+    }
+    memory[2]->status = CD_ACCEPTED;
+    CHECK_INT(kit_put(s, kit_change(memory[2], 1)), CD_STORE_OK);
+    ch = cd_change_new(memory[2]->id);
+    kit_signal(ch, 9, "ice-candidate", "@a:x", "{\"candidate\":{}}");
+    CHECK_INT(kit_put(s, ch), CD_STORE_FULL);
+    CHECK(stats_of(s).spool_bytes <= 1 << 20);
+    s->ops->close(s);
+    cd_call_free(last);
+    s = kit_open_spool(kit_url, false, 1, in_memory);
+    if (!CHECK(s))
+        return;
+    CHECK(!stats_of(s).spool_full);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!fill%'"), n);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!full%' AND status = 'ended'"), 2);
+    last = kit_call("!after:x", "@a:x", "@b:x");
+    CHECK_INT(kit_put(s, kit_change(last, 0)), CD_STORE_OK);
+    cd_call_free(last);
+    s->ops->close(s);
+    forget();
+}
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit l;
+
+    getrlimit(RLIMIT_FSIZE, &l);
+    l.rlim_cur = bytes;
+    CHECK_INT(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static bool fill_one(struct cd_store *s, const char *room)
+{
+    struct cd_call *c = kit_call(room, "@a:x", "@b:x");
+    bool ok = kit_put(s, kit_change(c, 0)) == CD_STORE_OK;
+
+    cd_call_free(c);
+    return ok;
+}
+
+/* The disk takes no more (a limit on files stands for it): the reserve is for what ends; then it does again. */
+static void disk_full(void)
+{
+    struct cd_store *s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, in_memory);
+    struct cd_call *last = NULL;
+    size_t n;
+
+    if (!CHECK(s))
+        return;
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    a_call_each(s, "!disk", 0, 4);
+    limit_files(128 << 10);
+    n = fill(s, "!diskfill", &last);
+    CHECK(n > 20 && n < 400); /* the fault did happen, and no limit of ours */
+    CHECK(stats_of(s).spool_full);
+    for (size_t i = 0; i < 4; i++) {
+        memory[i]->status = CD_ENDED;
+        CHECK_INT(kit_put(s, kit_change(memory[i], 1)), CD_STORE_OK);
+    }
+    limit_files(RLIM_INFINITY);
+    UNTIL(!stats_of(s).spool_full);
+    cd_log_setup(CD_LOG_ERROR, 0);
+    CHECK(fill_one(s, "!diskback:x"));
+    s->ops->close(s);
+    cd_call_free(last);
+    s = kit_open_spool(kit_url, false, 64, in_memory);
+    if (!CHECK(s))
+        return;
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!diskfill%'"), n);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!disk_:x' AND status = 'ended'"), 4);
+    CHECK_INT(count("call_sessions WHERE room_id = '!diskback:x'"), 1);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    s->ops->close(s);
+    forget();
+}
+
+/* While we were away somebody else called the same pair: ours cannot be written until it is over; the
+ * others can, and its end stands in the tables. */
+static void a_record_that_is_refused_stops_nobody(void)
+{
+    struct cd_call *rival = kit_call("!clash0:x", "@b:x", "@a:x");
+    struct cd_store *s = open_through_proxy(), *other;
+    struct stat st;
+
+    if (!CHECK(s))
+        return;
+    strike(REFUSED);
+    until_spooling(s, true);
+    a_call_each(s, "!clash", 0, 3);
+    other = kit_open_pg(kit_url);
+    CHECK_INT(kit_put(other, kit_change(rival, 0)), CD_STORE_OK);
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    heal(REFUSED);
+    until_spooling(s, false);
+    cd_log_setup(CD_LOG_ERROR, 0);
+    CHECK_INT(stats_of(s).spool_rejected, 1);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!clash%'"), 3);
+    UNTIL(fstatat(kit_spool_dir.fd, "rejected", &st, 0) == 0 && st.st_size > 16);
+    strike(REFUSED);
+    until_spooling(s, true);
+    memory[0]->status = CD_ENDED;
+    CHECK_INT(kit_put(s, kit_change(memory[0], 1)), CD_STORE_OK);
+    heal(REFUSED);
+    until_spooling(s, false);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!clash%'"), 4);
+    CHECK_INT(stats_of(s).spool_rejected, 1);
+    other->ops->close(other);
+    s->ops->close(s);
+    proxy_done(&P);
+    cd_call_free(rival);
+    forget();
+}
+
 static void all(void)
 {
     kit_spool_begin();
@@ -230,6 +386,9 @@ static void all(void)
     TAP_RUN(reset);
     TAP_RUN(hung);
     TAP_RUN(found_after_a_crash);
+    TAP_RUN(full);
+    TAP_RUN(disk_full);
+    TAP_RUN(a_record_that_is_refused_stops_nobody);
     kit_spool_end();
 }
 
