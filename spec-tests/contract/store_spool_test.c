@@ -1,5 +1,6 @@
-/* store_spool_test.c -- PostgreSQL goes away in mid-call (refused, reset, hung), comes back, or is not there at
- * all: what was acknowledged is in the tables afterwards, once. Needs CALLD_TEST_DATABASE_URL (TCP on loopback). */
+/* store_spool_test.c -- PostgreSQL goes away in mid-call (refused, reset, hung), comes back, or is not
+ * there at all: what was acknowledged is in the tables afterwards, once.
+ * Needs CALLD_TEST_DATABASE_URL (TCP on loopback). */
 #define TAP_SECONDS 120
 #include "tap.h"
 
@@ -54,6 +55,7 @@ static long long count(const char *from_where)
     return kit_sql_int(sql);
 }
 
+/* @return NULL only when a check has failed */
 static struct cd_store *open_through_proxy(void)
 {
     if (!CHECK(proxy_init(&P, atoi(part_port))) || !CHECK(proxy_listen(&P)))
@@ -356,6 +358,8 @@ static void a_record_that_is_refused_stops_nobody(void)
     until_spooling(s, true);
     a_call_each(s, "!clash", 0, 3);
     other = kit_open_pg(kit_url);
+    if (!CHECK(other))
+        return;
     CHECK_INT(kit_put(other, kit_change(rival, 0)), CD_STORE_OK);
     cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
     heal(REFUSED);

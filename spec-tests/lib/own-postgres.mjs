@@ -18,8 +18,11 @@ function binDirectory() {
   return found;
 }
 
-/** As the account postgres when we are root: the server refuses to run as root. */
-const as = (program, args) => (root ? ['runuser', ['-u', 'postgres', '--', program, ...args]] : [program, args]);
+const idOf = (which) => Number(execFileSync('id', [which, 'postgres'], { encoding: 'utf8' }));
+
+/** The account postgres when we are root: the server refuses to run as root. Its own child, without runuser, which
+ * would stop itself when the server is stopped. */
+const account = root ? { uid: idOf('-u'), gid: idOf('-g') } : {};
 
 async function freePort() {
   const server = net.createServer().listen(0, '127.0.0.1');
@@ -51,11 +54,11 @@ class OwnPostgres {
 
   /** Also after a kill: it recovers first. */
   async start() {
-    const [program, args] = as(join(this.bin, 'postgres'), ['-D', join(this.directory, 'data'), '-p', String(this.port),
-      '-k', this.directory, '-c', 'listen_addresses=127.0.0.1', '-c', 'fsync=off']);
+    const args = ['-D', join(this.directory, 'data'), '-p', String(this.port), '-k', this.directory,
+      '-c', 'listen_addresses=127.0.0.1', '-c', 'fsync=off'];
     await until(() => {
       if (this.child === undefined || this.child.exitCode !== null || this.child.signalCode !== null) {
-        this.child = spawn(program, args, { cwd: this.directory, stdio: 'ignore' });
+        this.child = spawn(join(this.bin, 'postgres'), args, { cwd: this.directory, stdio: 'ignore', ...account });
       }
       return this.answers();
     }, { what: 'PostgreSQL', seconds: 30, everyMs: 100 });
@@ -84,10 +87,9 @@ class OwnPostgres {
 export async function ownPostgres() {
   const bin = binDirectory();
   const directory = mkdtempSync(join(tmpdir(), 'calld-postgres-'));
-  if (root) chownSync(directory, Number(execFileSync('id', ['-u', 'postgres'], { encoding: 'utf8' })), -1);
-  const [program, args] = as(join(bin, 'initdb'), ['-D', join(directory, 'data'), '-U', 'postgres', '-A', 'trust',
-    '-E', 'UTF8', '--locale=C', '--no-sync']);
-  execFileSync(program, args, { cwd: directory, stdio: 'ignore' });
+  if (root) chownSync(directory, account.uid, account.gid);
+  execFileSync(join(bin, 'initdb'), ['-D', join(directory, 'data'), '-U', 'postgres', '-A', 'trust', '-E', 'UTF8',
+    '--locale=C', '--no-sync'], { cwd: directory, stdio: 'ignore', ...account });
   const server = new OwnPostgres(directory, bin, await freePort());
   await server.start();
   return server;
