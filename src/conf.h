@@ -24,6 +24,9 @@ struct cd_conf {
         long spool_max_mb;
     } database;
     struct {
+        long calls_days, stats_days, seen_days, inbox_days;
+    } retention;
+    struct {
         char *homeserver_url, *public_homeserver_url, *server_name, *registration, *hs_token,
             *hs_token_previous, *as_token, *as_id, *seal_key_file, *seal_key_file_previous;
         bool record_foreign, legacy_paths;
@@ -35,7 +38,7 @@ struct cd_conf {
     } ice;
     struct {
         bool enabled;
-        long ring_seconds, max_minutes, seat_seconds, max_mesh, session_token_seconds;
+        long ring_seconds, unattended_seconds, max_minutes, seat_seconds, max_mesh, session_token_seconds;
     } calls;
     struct {
         long memory_mb, connections_per_ip, sockets_per_user, whoami_in_flight,

@@ -22,6 +22,7 @@
 const struct conf_section cd_conf_sections[] = {
     {"server", "Where the daemon listens and how clients reach it."},
     {"database", "PostgreSQL. Without it calls live in memory and end with the process."},
+    {"retention", "How long rows are kept in the database; 0: for ever. Kept answers: 24 hours."},
     {"matrix", "The homeserver and the application service registration."},
     {"ice", "STUN and TURN servers that clients are told."},
     {"calls", "How calls behave."},
@@ -70,6 +71,11 @@ const struct conf_key cd_conf_keys[] = {
          "/var/lib/matrix-calld."),
     INT(database, spool_max_mb, 0, 1, 65536, 256,
         "Room for that [MiB]. When it is used up new calls are refused; running ones can end."),
+
+    INT(retention, calls_days, 0, 0, 36500, 90, "Calls that are over, with participants and events [days]."),
+    INT(retention, stats_days, 0, 0, 36500, 30, "Figures of calls' quality [days]."),
+    INT(retention, seen_days, 0, 0, 36500, 30, "Which events were seen; more than the homeserver's patience [days]."),
+    INT(retention, inbox_days, 0, 0, 36500, 30, "Events that could not be read, put aside [days]."),
 
     TEXT(matrix, homeserver_url, 0, "http://127.0.0.1:8008", "http://... or https://...",
          cd_conf_is_http_url, "Client API of the homeserver, as seen from here."),
@@ -124,6 +130,8 @@ const struct conf_key cd_conf_keys[] = {
          "only recorded (matrix.record_foreign)."),
     INT(calls, ring_seconds, CONF_RELOAD, 15, 180, 60, "How long a call rings [seconds]."),
     INT(calls, max_minutes, CONF_RELOAD, 1, 1440, 120, "Longest call [minutes]."),
+    INT(calls, unattended_seconds, CONF_RELOAD, 5, 86400, 600,
+        "An answered call that never connected ends when nobody was there for so long [seconds]."),
     INT(calls, seat_seconds, CONF_RELOAD, 5, 300, 30,
         "How long a dropped socket keeps its seat [seconds]."),
     INT(calls, session_token_seconds, CONF_RELOAD, 5, 86400, 900,

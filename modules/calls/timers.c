@@ -6,7 +6,6 @@
 #include "base/clock.h"
 #include "calls.h"
 
-#define UNATTENDED_MS (10 * 60 * 1000)
 #define INFER_MS (30 * 1000)
 #define AGAIN_MS (5 * 1000) /* the store took it not: a call must not ring, or hold its pair, for ever */
 
@@ -53,6 +52,11 @@ static void too_long(void *arg)
     calls_submit_own(l, CD_EV_MAX_MINUTES, NULL, &l->max_age, too_long, l);
 }
 
+static int64_t patience_ms(const struct cd_core *core)
+{
+    return core->conf->calls.unattended_seconds * 1000;
+}
+
 /* Nobody on a socket, nobody on Matrix, no request for a while. */
 static bool attended(const struct cd_live *l)
 {
@@ -62,7 +66,7 @@ static bool attended(const struct cd_live *l)
         if (l->seats[i].sock_id || l->seats[i].grace.due_ms ||
             (c->participants[i].side == CD_SIDE_MATRIX && c->participants[i].state == CD_P_JOINED))
             return true;
-    return cd_mono_ms() - l->touched_ms < UNATTENDED_MS;
+    return cd_mono_ms() - l->touched_ms < patience_ms(l->core);
 }
 
 static void look_after(void *arg)
@@ -70,7 +74,7 @@ static void look_after(void *arg)
     struct cd_live *l = arg;
 
     if (attended(l))
-        cd_timer_set(l->core->loop, &l->unattended, UNATTENDED_MS / 4, look_after, l);
+        cd_timer_set(l->core->loop, &l->unattended, patience_ms(l->core) / 4, look_after, l);
     else
         calls_submit_own(l, CD_EV_UNATTENDED, NULL, &l->unattended, look_after, l);
 }
@@ -115,7 +119,7 @@ void calls_timers(struct cd_core *core, struct cd_live *l, const struct cd_call 
         return;
     arm(l, &l->max_age, c->initiated_at + core->conf->calls.max_minutes * 60000, too_long);
     if (c->status == CD_ACCEPTED) {
-        cd_timer_set(core->loop, &l->unattended, UNATTENDED_MS, look_after, l);
+        cd_timer_set(core->loop, &l->unattended, patience_ms(core), look_after, l);
         cd_timer_set(core->loop, &l->infer, INFER_MS, infer_connected, l);
     } else {
         cd_timer_cancel(core->loop, &l->unattended);

@@ -147,6 +147,8 @@ static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
     cd_metric(b, "store_batch_reruns_total", "counter", "Batches run again one by one.", (double)st.batch_reruns);
     cd_metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
     cd_metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
+    cd_metric(b, "store_expired_rows_total", "counter", "Calls and other rows deleted because of their age.",
+              (double)st.expired_rows);
     cd_metric(b, "store_queue", "gauge", "Changes waiting to become durable.", (double)st.queue_now);
     spool_metrics(b, &st);
     cd_sock_stats(&so);

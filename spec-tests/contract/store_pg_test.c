@@ -409,6 +409,98 @@ static void host_names_are_resolved_off_the_loop(void)
     cd_log_setup(CD_LOG_ERROR, 0);
 }
 
+/* --- what is kept how long -------------------------------------------------------------------- */
+
+/* Rows of calls that began @p days ago: their ids say so, as ours do. */
+static void old_calls(const char *mark, int n, int days, const char *status)
+{
+    bool over = strcmp(status, "ended") == 0;
+    char sql[2400];
+
+    snprintf(sql, sizeof sql,
+             "SET search_path = %s; WITH c AS (INSERT INTO call_sessions (id, room_id, caller, callee, call_type, kind, media,"
+             " origin, status, matrix_signalling, initiated_at, ended_at, ring_expires_at, ring_seconds, version, seq)"
+             " SELECT 'z' || lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || lpad(to_hex(n), 20, '0'),"
+             " '!%s' || n, '@a:x', '@b:x', 'video', 'direct', 'p2p', 'rest', '%s', 'off', t, %s, t, 60, 1, 1"
+             " FROM generate_series(1, %d) n, (SELECT now() - interval '%d days' AS t) x RETURNING id),"
+             " p AS (INSERT INTO call_participants (call_session_id, position, user_id, state, side, audio_enabled,"
+             " video_enabled, screen_sharing) SELECT id, 0, '@a:x', 'left', 'ours', true, true, false FROM c),"
+             " e AS (INSERT INTO call_events (call_session_id, seq, event_type, created_at) SELECT id, 1, 'initiated',"
+             " now() FROM c) SELECT count(*) FROM c",
+             kit_schema, mark, status, over ? "t + interval '1 minute'" : "NULL", n, days);
+    free(kit_sql(sql));
+}
+
+static long long left(const char *what)
+{
+    char sql[400];
+
+    snprintf(sql, sizeof sql, "SET search_path = %s; SELECT count(*) FROM %s", kit_schema, what);
+    return kit_sql_int(sql);
+}
+
+static void other_old_rows(void)
+{
+    char sql[2000];
+
+    snprintf(sql, sizeof sql,
+             "SET search_path = %s; INSERT INTO seen_events (hash, seen_at) SELECT decode(lpad(to_hex(n), 32, 'e'), 'hex'),"
+             " now() - interval '40 days' FROM generate_series(1, 120) n;"
+             " INSERT INTO event_inbox (reason, size_bytes, raw, received_at) VALUES ('old', 1, 'x', now() - interval '40 days'),"
+             " ('young', 1, 'x', now());"
+             " INSERT INTO idempotency_keys (user_id, key, request_hash, status, response, call_session_id, created_at)"
+             " VALUES ('@a:x', 'old', '\\x00', 201, '{}', 'z', now() - interval '2 days'),"
+             " ('@a:x', 'young', '\\x00', 201, '{}', 'z', now());"
+             " INSERT INTO sealed_tokens (user_id, device_id, sealed, updated_at) VALUES"
+             " ('@nobody:x', 'D', 'x', now() - interval '2 days'), ('@fresh:x', 'D', 'x', now()), ('@a:x', 'D', 'x',"
+             " now() - interval '2 days'); SELECT 1", kit_schema);
+    free(kit_sql(sql));
+}
+
+/* Old rows go, some dozens at a time, and calls go on meanwhile. */
+static void what_is_old_goes(void)
+{
+    const struct cd_pg_conf conf = {.url = kit_url, .schema = kit_schema,
+                                    .keep = {.on = true, .calls_days = 90, .stats_days = 30, .seen_days = 30, .inbox_days = 30}};
+    struct cd_store *s;
+    struct cd_store_stats st = {0};
+    struct kit_done ready = {0};
+    unsigned commits = 0;
+    char room[40];
+
+    old_calls("keep-a", 230, 100, "ended");
+    old_calls("keep-b", 5, 80, "ended");
+    old_calls("keep-c", 1, 100, "ringing");
+    other_old_rows();
+    s = cd_store_pg_open(await.loop, &conf, kit_on_done, &ready);
+    if (!CHECK(s))
+        return;
+    do {
+        struct cd_call *c;
+
+        snprintf(room, sizeof room, "!meanwhile%u:x", commits++);
+        c = kit_call(room, "@a:x", "@b:x");
+        CHECK_INT(kit_put(s, kit_change(c, 0)), CD_STORE_OK);
+        cd_call_free(c);
+        s->ops->stats(s, &st);
+    } while (st.expired_rows < 230 + 120 + 1 + 1 + 1 && !tap.failed_checks);
+    CHECK_INT(left("call_sessions WHERE room_id LIKE '!keep-a%'"), 0);
+    CHECK_INT(left("call_participants p WHERE NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = p.call_session_id)"), 0);
+    CHECK_INT(left("call_events e WHERE NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = e.call_session_id)"), 0);
+    CHECK_INT(left("call_sessions WHERE room_id LIKE '!keep-b%'"), 5);
+    CHECK_INT(left("call_sessions WHERE room_id LIKE '!keep-c%'"), 1); /* not over */
+    CHECK_INT(left("seen_events WHERE seen_at < now() - interval '30 days'"), 0);
+    CHECK_INT(left("event_inbox WHERE reason = 'old'"), 0);
+    CHECK_INT(left("event_inbox WHERE reason = 'young'"), 1);
+    CHECK_INT(left("idempotency_keys WHERE key = 'old'"), 0);
+    CHECK_INT(left("idempotency_keys WHERE key = 'young'"), 1);
+    CHECK_INT(left("sealed_tokens WHERE user_id = '@nobody:x'"), 0);
+    CHECK_INT(left("sealed_tokens WHERE user_id IN ('@fresh:x', '@a:x')"), 2); /* @a:x is in a live call */
+    CHECK_INT(left("call_sessions WHERE room_id LIKE '!meanwhile%'"), commits);
+    printf("# %u calls were stored while %llu old rows went\n", commits, (unsigned long long)st.expired_rows);
+    s->ops->close(s);
+}
+
 static void all(void)
 {
     TAP_RUN(a_killed_backend_costs_nothing);
@@ -421,6 +513,7 @@ static void all(void)
     TAP_RUN(changes_wait_for_a_database_that_comes);
     TAP_RUN(a_missing_schema_is_waited_for);
     TAP_RUN(host_names_are_resolved_off_the_loop);
+    TAP_RUN(what_is_old_goes);
 }
 
 int main(void)

@@ -14,7 +14,6 @@
 
 #define TICK_MS 500
 #define BATCH_WAIT_MS 20000 /* for a batch's results; the server gives a statement up after 10 s */
-#define PURGE_MS (60 * 60 * 1000)
 #define SLOTS 4096 /* of the set of calls in a batch */
 
 /* What the loop holds; it cannot be cancelled, so it is told when its store has gone. */
@@ -473,16 +472,6 @@ static void tick(void *arg)
     cd_timer_set(s->loop, &s->tick, TICK_MS, tick, s);
 }
 
-static void purge(void *arg)
-{
-    struct pg_store *s = arg;
-    struct pg_op *op = op_new(PG_OP_PURGE, NULL);
-
-    if (op)
-        submit_or_drop(s, op, true);
-    cd_timer_set(s->loop, &s->purge, PURGE_MS, purge, s);
-}
-
 void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc)
 {
     struct cd_answer *a;
@@ -505,7 +494,7 @@ void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc)
 static void really_close(struct pg_store *s)
 {
     cd_timer_cancel(s->loop, &s->tick);
-    cd_timer_cancel(s->loop, &s->purge);
+    pg_keep_stop(s);
     if (s->write)
         cd_pgconn_free(s->write);
     pg_reads_free(s->reads);
@@ -593,7 +582,7 @@ struct cd_store *cd_store_pg_open(struct cd_loop *loop, const struct cd_pg_conf 
     if (!s->later || !cd_dup(&s->url, conf->url) || !cd_dup(&s->schema, conf->schema) ||
         (!conf->offline && !pg_connect(s)) ||
         cd_timer_set(loop, &s->tick, TICK_MS, tick, s) < 0 ||
-        cd_timer_set(loop, &s->purge, PURGE_MS, purge, s) < 0) {
+        !pg_keep_start(s, &conf->keep)) {
         really_close(s);
         return NULL;
     }

@@ -5,6 +5,7 @@
 #include "loop/loop.h"
 #include "store/later.h"
 #include "store/pg_conn.h"
+#include "store/pg_keep.h"
 #include "store/pg_stmt.h"
 
 #define PG_BATCH_MAX 256
@@ -114,7 +115,8 @@ struct pg_store {
     struct cd_pgconn *write;
     struct pg_reads *reads;
     struct pg_kick *kick; /* the loop was asked to start a batch */
-    struct cd_timer tick, purge;
+    struct cd_timer tick;
+    struct pg_keep keep;
     cd_done_fn ready_fn; /* NULL once called */
     void *ready_arg;
     char *url, *schema;

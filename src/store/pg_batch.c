@@ -60,18 +60,16 @@ static bool send_mark(struct pg_store *s, PGconn *pg, bool first, int64_t mark, 
            expect(s, CD_PG_MARK, op);
 }
 
-static bool send_plain(struct pg_store *s, PGconn *pg, enum cd_pg_stmt stmt, size_t op)
+static bool send_one(struct pg_store *s, PGconn *pg, enum cd_pg_stmt stmt, const char *parameter, size_t op)
 {
-    return PQsendQueryPrepared(pg, cd_pg_stmts[stmt].name, 0, NULL, NULL, NULL, 0) == 1 &&
+    return PQsendQueryPrepared(pg, cd_pg_stmts[stmt].name, 1, &parameter, NULL, NULL, 0) == 1 &&
            expect(s, (int)stmt, op);
 }
 
 /* A statement whose only parameter is our name. */
 static bool send_named(struct pg_store *s, PGconn *pg, enum cd_pg_stmt stmt, size_t op)
 {
-    const char *const v[] = {s->owner};
-
-    return PQsendQueryPrepared(pg, cd_pg_stmts[stmt].name, 1, v, NULL, NULL, 0) == 1 && expect(s, (int)stmt, op);
+    return send_one(s, pg, stmt, s->owner, op);
 }
 
 static void op_rows(struct cd_pg_rows *r, enum cd_pg_stmt stmt, const struct pg_op *op, const char *owner)
@@ -131,8 +129,7 @@ static bool send_own(struct pg_store *s, PGconn *pg, const struct pg_op *op, siz
     case PG_OP_LEAVE:
         return send_named(s, pg, CD_PG_LEAVE, i);
     case PG_OP_PURGE:
-        return send_plain(s, pg, CD_PG_PURGE_IDEM, i) && send_plain(s, pg, CD_PG_PURGE_SEEN, i) &&
-               send_plain(s, pg, CD_PG_PURGE_INBOX, i);
+        return send_one(s, pg, pg_keep_stmt(op), op->key, i);
     case PG_OP_CHANGE:
     case PG_OP_TRIED:
     case PG_OP_DONE:
@@ -164,7 +161,7 @@ static bool send_transaction(struct pg_store *s, PGconn *pg, size_t from, size_t
         if (stmt == CD_PG_TOKEN_PUT)
             for (size_t i = from; i < to && ok; i++)
                 ok = send_own(s, pg, s->batch[i], i);
-        if ((stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_PURGE_INBOX) || (stmt == CD_PG_INVITES && !s->lease.peers))
+        if ((stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_KEEP_TOKENS) || (stmt == CD_PG_INVITES && !s->lease.peers))
             continue;
         cd_pg_rows_begin(&s->rows, cd_pg_stmts[stmt].types);
         for (size_t i = from; i < to; i++)
@@ -576,6 +573,8 @@ static void take_result(struct pg_store *s, const struct pg_expect *e, const PGr
         pg_take_peers(s, res);
         break;
     default:
+        if (e->what >= CD_PG_KEEP_SESSIONS && e->what <= CD_PG_KEEP_TOKENS)
+            pg_keep_take(s, res);
         break;
     }
 }

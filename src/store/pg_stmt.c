@@ -21,6 +21,12 @@
     " string_agg(id, ',') FILTER (WHERE owner IS DISTINCT FROM me)," \
     " count(CASE WHEN owner <> me THEN pg_notify('calld_' || owner, id)::text END)"
 
+/* $1: how long a row is kept [s]. */
+#define OLDER "now() - make_interval(secs => $1::bigint)"
+#define FEW(table, condition) \
+    "WITH d AS (DELETE FROM " table " WHERE ctid = ANY (ARRAY(SELECT ctid FROM " table " WHERE " condition \
+    " LIMIT " CD_PG_KEEP_ROWS_TEXT " FOR UPDATE SKIP LOCKED)) RETURNING 1) SELECT count(*) FROM d"
+
 /* New calls' participants go without ON CONFLICT: looking first costs a quarter more. */
 #define PARTICIPANTS \
     "INSERT INTO call_participants AS p (call_session_id, position, user_id, display_name, avatar_url," \
@@ -82,12 +88,29 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " AND seen_at > now() - interval '15 minutes'", NULL},
     [CD_PG_LEAVE] = {"leave",
         "UPDATE store_writers SET has_left = true WHERE owner = $1::text", NULL},
-    [CD_PG_PURGE_IDEM] = {"purge_idem",
-        "DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'", NULL},
-    [CD_PG_PURGE_SEEN] = {"purge_seen",
-        "DELETE FROM seen_events WHERE seen_at < now() - interval '30 days'", NULL},
-    [CD_PG_PURGE_INBOX] = {"purge_inbox",
-        "DELETE FROM event_inbox WHERE received_at < now() - interval '30 days'", NULL},
+    [CD_PG_KEEP_SESSIONS] = {"keep_sessions",
+        /* ids begin with their time, so that the oldest stand first in the primary key */
+        "WITH old AS MATERIALIZED (SELECT id FROM call_sessions"
+        " WHERE id < 'z' || lpad(to_hex(((extract(epoch FROM now()) - $1::bigint) * 1000)::bigint), 12, '0')"
+        " AND ended_at < " OLDER " ORDER BY id LIMIT " CD_PG_KEEP_ROWS_TEXT " FOR UPDATE SKIP LOCKED),"
+        " p AS (DELETE FROM call_participants t USING old WHERE t.call_session_id = old.id),"
+        " e AS (DELETE FROM call_events t USING old WHERE t.call_session_id = old.id),"
+        " q AS (DELETE FROM call_quality_stats t USING old WHERE t.call_session_id = old.id),"
+        " g AS (DELETE FROM call_signals t USING old WHERE t.call_session_id = old.id),"
+        " o AS (DELETE FROM matrix_outbox t USING old WHERE t.call_session_id = old.id),"
+        " s AS (DELETE FROM call_sessions t USING old WHERE t.id = old.id RETURNING 1) SELECT count(*) FROM s", NULL},
+    [CD_PG_KEEP_STATS] = {"keep_stats",
+        "WITH d AS (DELETE FROM call_quality_stats WHERE id IN (SELECT id FROM (SELECT id, captured_at"
+        " FROM call_quality_stats ORDER BY id LIMIT " CD_PG_KEEP_ROWS_TEXT ") first WHERE captured_at < " OLDER ")"
+        " RETURNING 1) SELECT count(*) FROM d", NULL},
+    [CD_PG_KEEP_SEEN] = {"keep_seen", FEW("seen_events", "seen_at < " OLDER), NULL},
+    [CD_PG_KEEP_INBOX] = {"keep_inbox", FEW("event_inbox", "received_at < " OLDER), NULL},
+    [CD_PG_KEEP_IDEM] = {"keep_idem", FEW("idempotency_keys", "created_at < " OLDER), NULL},
+    [CD_PG_KEEP_TOKENS] = {"keep_tokens",
+        FEW("sealed_tokens", "updated_at < " OLDER
+            " AND NOT EXISTS (SELECT FROM matrix_outbox o WHERE o.user_id = sealed_tokens.user_id)"
+            " AND NOT EXISTS (SELECT FROM call_participants p JOIN call_sessions s ON s.id = p.call_session_id"
+            " WHERE p.user_id = sealed_tokens.user_id AND s.status IN " LIVE ")"), NULL},
     [CD_PG_INVITES] = {"invites",
         "SELECT 1 FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 0"
         " ORDER BY call_session_id FOR UPDATE", "t"},

@@ -5,6 +5,9 @@
 #include "store/pg_rows.h"
 #include "store/store_int.h"
 
+#define CD_PG_KEEP_ROWS 50 /* that one delete takes at most */
+#define CD_PG_KEEP_ROWS_TEXT "50"
+
 /** In the order in which one transaction runs them. */
 enum cd_pg_stmt {
     CD_PG_MARK,       /* number of this transaction, under this connection's epoch */
@@ -17,9 +20,12 @@ enum cd_pg_stmt {
     CD_PG_CLAIM,      /* calls of daemons that are gone become ours */
     CD_PG_PEERS,      /* how many other daemons are there? */
     CD_PG_LEAVE,
-    CD_PG_PURGE_IDEM,
-    CD_PG_PURGE_SEEN,
-    CD_PG_PURGE_INBOX,
+    CD_PG_KEEP_SESSIONS, /* and the following: rows that are older than they are kept: pg_keep.c */
+    CD_PG_KEEP_STATS,
+    CD_PG_KEEP_SEEN,
+    CD_PG_KEEP_INBOX,
+    CD_PG_KEEP_IDEM,
+    CD_PG_KEEP_TOKENS,
     CD_PG_INVITES,    /* only with other daemons: hold the invites that UNTOLD will judge, before the sessions */
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
     CD_PG_INSERT,

@@ -161,6 +161,7 @@ struct cd_store_stats {
     uint64_t spool_bytes, spool_records;      /* not yet in the database */
     int64_t spool_oldest_at;                  /* wall ms of the oldest of them, 0: none */
     uint64_t spool_replayed, spool_rejected;  /* records, since start */
+    uint64_t expired_rows; /* deleted because they were older than they are kept */
     uint64_t calls_taken; /* from daemons that are gone */
     unsigned peers;       /* other daemons on this database */
 };
@@ -219,12 +220,20 @@ bool cd_store_may_act(const struct cd_store *s);
 /** The memory store: calls of this process only. */
 struct cd_store *cd_store_mem_open(struct cd_loop *loop);
 
+/** How many days rows are kept; 0: for ever. */
+struct cd_keep {
+    bool on; /* false: nothing is ever deleted because of its age */
+    long calls_days; /* with their participants and events */
+    long stats_days, seen_days, inbox_days;
+};
+
 struct cd_pg_conf {
     const char *url;    /* libpq URI or conninfo */
     const char *schema; /* "calld" */
     size_t max_queue;   /* changes waiting, 0: 20000 */
     const char *node;   /* stable owner id of this installation, CD_PARTY_ID_LEN letters and digits;
                          * NULL: a random one */
+    struct cd_keep keep;
     bool offline;       /* do not connect yet: the schema is not known to fit */
 };
 /** Starts connecting; commits wait until it has. @param ready  called once, when the first connection
