@@ -383,7 +383,7 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
     } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) ||
                ((s == CD_PG_UNTOLD || s == CD_PG_INVITES) && ch->drop_untried_all)) {
         cd_pg_text(r, ch->call_id);
-    } else if (s == CD_PG_EXISTS && !c && ch->n_outbox) {
+    } else if (s == CD_PG_EXISTS && !c && (ch->n_outbox || ch->n_events)) {
         cd_pg_text(r, ch->call_id);
         cd_pg_text(r, owner);
     } else if (s == CD_PG_OUTBOX) {
