@@ -1,6 +1,6 @@
 /* store_pg_test.c -- what only a database can suffer: lost connections, lost answers, rivals, absence.
  * Needs CALLD_TEST_DATABASE_URL (TCP on loopback). */
-#define TAP_SECONDS 90
+#define TAP_SECONDS 240
 #include "tap.h"
 
 #include <stdlib.h>
