@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -85,13 +86,22 @@ static inline int tap_true(const char *file, int line, const char *what, int got
 #define TAP_SKIP(reason) do { tap.skip = (reason); return; } while (0)
 #define TAP_RUN(fn) tap_run(#fn, (fn))
 
+/* TAP_SLOW: how many times slower than usual a test may be, below valgrind. */
+static inline unsigned tap_seconds(void)
+{
+    const char *slow = getenv("TAP_SLOW");
+    unsigned long times = slow ? strtoul(slow, NULL, 10) : 1;
+
+    return TAP_SECONDS * (times >= 1 && times <= 100 ? (unsigned)times : 1);
+}
+
 static inline void tap_run(const char *name, void (*fn)(void))
 {
     tap.now = name;
     tap.failed_checks = 0;
     tap.skip = NULL;
     signal(SIGALRM, tap_alarm);
-    alarm(TAP_SECONDS);
+    alarm(tap_seconds());
     fn();
     alarm(0);
     tap.tests++;
