@@ -23,6 +23,12 @@ export async function query(databaseUrl, sql) {
   return JSON.parse(stdout);
 }
 
+/** Statements without rows. */
+export async function execute(databaseUrl, sql) {
+  await run('psql', ['-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', databaseUrl, '-c', sql],
+    { env: { ...process.env, PGOPTIONS: '-c search_path=calld' } });
+}
+
 /** A literal for `query`. */
 export const quote = (text) => `'${String(text).replaceAll("'", "''")}'`;
 
