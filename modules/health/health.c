@@ -146,6 +146,9 @@ static void traffic_metrics(struct cd_buf *b, struct cd_core *core)
     cd_metric(b, "store_batches_total", "counter", "Group commits.", (double)st.batches);
     cd_metric(b, "store_batch_reruns_total", "counter", "Batches run again one by one.", (double)st.batch_reruns);
     cd_metric(b, "store_lost_races_total", "counter", "Changes that another daemon beat.", (double)st.lost_races);
+    cd_metric(b, "store_peers", "gauge", "Other daemons on this database.", st.peers);
+    cd_metric(b, "store_calls_taken_total", "counter", "Calls taken over from daemons that were gone.",
+              (double)st.calls_taken);
     cd_metric(b, "store_reconnects_total", "counter", "Connections lost and made again.", (double)st.reconnects);
     cd_metric(b, "store_expired_rows_total", "counter", "Calls and other rows deleted because of their age.",
               (double)st.expired_rows);

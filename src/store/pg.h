@@ -61,7 +61,7 @@ struct pg_expect {
     uint8_t what; /* enum cd_pg_stmt or one of the following */
     uint16_t op;  /* index in the batch; group transactions: 0 */
 };
-enum { PG_X_SYNC = CD_PG_STMT_COUNT, PG_X_PREPARE, PG_X_FENCE };
+enum { PG_X_SYNC = CD_PG_STMT_COUNT, PG_X_PREPARE, PG_X_FENCE, PG_X_PEERS };
 
 enum pg_phase {
     PG_DOWN,    /* no connection */

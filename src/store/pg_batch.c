@@ -550,6 +550,8 @@ static void on_prepare(struct pg_store *s, const struct pg_expect *e, const PGre
             prepare_failed(s, res);
     } else if (e->what == PG_X_FENCE) {
         take_fence(s, res);
+    } else if (e->what == PG_X_PEERS) {
+        pg_take_peers(s, res);
     }
 }
 
@@ -630,7 +632,9 @@ static bool send_fence(struct pg_store *s, PGconn *pg)
            expect(s, PG_X_FENCE, 0) &&
            PQsendQueryParams(pg, "SELECT pg_notify('" PG_NODES_CHANNEL "', $1::text)", 1, NULL, &owner, NULL, NULL,
                              0) == 1 &&
-           expect(s, PG_X_PREPARE, 0);
+           expect(s, PG_X_PREPARE, 0) &&
+           PQsendQueryPrepared(pg, cd_pg_stmts[CD_PG_PEERS].name, 1, &owner, NULL, NULL, 0) == 1 &&
+           expect(s, PG_X_PEERS, 0);
 }
 
 static void up(void *self)

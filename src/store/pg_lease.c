@@ -166,7 +166,6 @@ void pg_lease_up(struct pg_store *s, bool robbed)
     l->up_ms = cd_mono_ms();
     l->asking = false;
     pg_lease_renewed(s);
-    ask(s, false);
     if (robbed)
         cd_log(CD_LOG_WARN, "store", "lease.lost", NULL,
                "another daemon took over what this one held: it was not seen for %d s", LEASE_MS / 1000);
