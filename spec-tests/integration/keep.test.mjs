@@ -86,5 +86,5 @@ test('rows go when they are older than they are kept, and no sooner', limit, asy
   assert.equal(await count("seen_events WHERE hash = '\\x01'"), 0);
   assert.equal(await count("seen_events WHERE hash = '\\x02'"), 1);
   assert.equal(await count("event_inbox WHERE reason = 'new'"), 1);
-  assert.ok(dev.said.some((line) => line.includes('rows.expired')), 'the log tells of it');
+  await until(() => dev.said.some((line) => line.includes('rows.expired')), { what: 'a line in the log' });
 });
