@@ -461,11 +461,22 @@ void cd_op_socket(struct cd_core *core, struct cd_client *client, struct cd_str 
 
 /* --- finding the call ----------------------------------------------------------------------------- */
 
+/* While the homeserver cannot be asked a call goes on for those who are in it: they were members when it
+ * began, and who leaves the room is pushed. */
+static bool goes_on(const struct cd_op *op)
+{
+    const struct cd_live *l = cd_live_get(op->core, op->call_id);
+
+    return l && l->cur && !cd_status_final(l->cur->status) && cd_live_seat_of(l, op->who->user_id) >= 0;
+}
+
 static void on_membership(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
 {
     struct cd_op *op = arg;
 
     (void)room;
+    if (rc == CD_E_HOMESERVER && goes_on(op))
+        rc = CD_OK;
     if (rc == CD_E_NOT_FOUND) {
         cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
     } else if (rc != CD_OK) {

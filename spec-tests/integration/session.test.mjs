@@ -114,6 +114,22 @@ test('after kill -9, without the homeserver; renewed by Matrix tokens only', lim
   assert.match(again.body.error, /Matrix access token/);
 });
 
+test('a call that rang before the daemon died and the homeserver went is answered and ended all the same', limit, async () => {
+  const { caller, callee, roomId } = await stack.newPair();
+  const [a, b] = await Promise.all([caller, callee].map(async (user) =>
+    session(stack.daemon, await mint(stack.as(user)))));
+  const { body: { callId } } = await a.post('/api/calls/initiate', { roomId });
+  assert.equal(await stop('SIGKILL'), null);
+  await homeserver.cut(); // nobody can be asked any more who is in the room
+  await start();
+  for (const [client, command, status] of [[b, 'answer', 'accepted'], [a, 'connected', 'connected'], [b, 'end', 'ended']]) {
+    const reply = await client.post(`/api/calls/${callId}/${command}`);
+    assert.deepEqual([reply.status, reply.body.status], [200, status], `${command}: ${JSON.stringify(reply.body)}`);
+  }
+  const stranger = await a.post('/api/calls/initiate', { roomId });
+  assert.deepEqual([stranger.status, stranger.body.errcode], [503, 'ORG.CALLD.HOMESERVER_UNAVAILABLE'], 'a new call must ask');
+});
+
 test('a whole call of two people who have only session tokens reaches the room', limit, async () => {
   const { caller, callee, roomId } = await stack.newPair();
   const [a, b] = await Promise.all([caller, callee].map(async (user) =>
