@@ -8,6 +8,7 @@
 #include "daemon.h"
 #include "dev.h"
 #include "registration.h"
+#include "store/person.h"
 #include "store/store.h"
 
 #define EXIT_USAGE 2
@@ -24,6 +25,8 @@ static const char usage_text[] =
     "  dump-config                  print the values in force, secrets masked\n"
     "  sample-config                print a commented sample file\n"
     "  migrate [--dry-run|--to N]   bring the database schema up to date, or to number N\n"
+    "  export-user USER_ID          print all that the database holds of a user, as JSON\n"
+    "  erase-user USER_ID           put a pseudonym in the user's place, delete what is theirs alone\n"
     "  generate-registration ...    write the application service's registration (--help)\n"
     "\n"
     "options:\n"
@@ -160,6 +163,35 @@ static int migrate(const struct invocation *inv)
     return rc == CD_OK ? 0 : 1;
 }
 
+static int person(const struct invocation *inv, enum cd_rc (*work)(const struct cd_person *, FILE *, struct cd_err *))
+{
+    struct cd_conf *conf = NULL;
+    struct cd_person p = {0};
+    struct cd_err err = {0};
+    enum cd_rc rc;
+
+    if (inv->argc != 2 || inv->argv[1][0] != '@' || !strchr(inv->argv[1], ':'))
+        return usage_error("a user id like @name:server must follow", inv->command);
+    if (load(inv, &conf) != 0)
+        return 1;
+    p = (struct cd_person){conf->database.url, conf->database.schema, inv->argv[1]};
+    rc = p.url[0] ? work(&p, stdout, &err) : cd_fail(&err, CD_E_INVALID_PARAM, "database.url is not set: nothing is kept");
+    if (rc != CD_OK)
+        fprintf(stderr, "matrix-calld: %s\n", err.text);
+    cd_conf_free(conf);
+    return rc == CD_OK ? 0 : 1;
+}
+
+static int export_user(const struct invocation *inv)
+{
+    return person(inv, cd_person_export);
+}
+
+static int erase_user(const struct invocation *inv)
+{
+    return person(inv, cd_person_erase);
+}
+
 static int generate_registration(const struct invocation *inv)
 {
     return cd_registration_main(inv->argc, inv->argv);
@@ -233,6 +265,8 @@ static const struct {
     {"dump-config", dump_config, false},
     {"sample-config", sample_config, false},
     {"migrate", migrate, true},
+    {"export-user", export_user, true},
+    {"erase-user", erase_user, true},
     {"generate-registration", generate_registration, true},
 };
 
