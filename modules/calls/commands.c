@@ -14,8 +14,9 @@ static void submit(struct cd_op *op, struct cd_cmd *cmd, cd_cmd_fn fn)
 {
     struct cd_extra extra = {.idem = cd_op_idem(op, 200)};
 
-    if (op->live->elsewhere) /* its owner sends what this makes, and reads the token when it hears of it */
-        cd_tokens_hold(op->core, op->who);
+    /* In the store before the rows that need it: whoever sends them, after a restart or as the call's
+     * owner, finds it there. */
+    cd_tokens_hold(op->core, op->who);
     cmd->source = source_of(op);
     cmd->user = op->who->user_id;
     cmd->client = op->client;
@@ -29,6 +30,9 @@ static void on_done(void *arg, const struct cd_result *res)
 {
     struct cd_op *op = arg;
 
+    /* nothing is sent for it; a call that goes on keeps the token, and so does one of another daemon */
+    if (!res->moved && !op->live->elsewhere)
+        cd_tokens_release(op->core, op->who->user_id);
     if (res->key_taken) {
         cd_op_key_taken(op);
         return;
@@ -74,7 +78,6 @@ static void on_answered(void *arg, const struct cd_result *res)
     op->idem_given = op->idem_given && res->moved;
     if (res->moved) {
         calls_seat_take(res->live, seat, op->sock_id);
-        cd_tokens_hold(op->core, op->who);
         if (op->sdp.n)
             log_answer(op, res->live, party);
     }

@@ -95,6 +95,26 @@ test('killed in a call with a Matrix client: candidates and the hangup go on', l
     { type: 'select_answer', sender: caller }, { type: 'hangup', sender: callee }]);
 });
 
+for (const command of ['reject', 'end']) {
+  test(`killed with the callee's ${command} not sent yet: it arrives without anybody coming back`, limit, async () => {
+    const { caller, callee, roomId, callId } = await ringing(60);
+    assert.equal((await stack.as(callee).get(`/api/calls/${callId}`)).status, 200); // its token is known from now on
+    const synapse = stack.info.pids.Synapse;
+    process.kill(synapse, 'SIGSTOP');
+    try {
+      await post(callee, `/api/calls/${callId}/${command}`, {});
+      await stop('SIGKILL');
+    } finally {
+      process.kill(synapse, 'SIGCONT');
+    }
+    await start();
+    await expectTimeline(callee, roomId, callId, [{ type: 'invite', sender: caller }, { type: 'reject', sender: callee },
+      { type: 'select_answer', sender: caller }]);
+    await until(async () => (await stack.query(`SELECT user_id FROM sealed_tokens
+      WHERE user_id IN ('${caller.userId}', '${callee.userId}')`)).length === 0, { what: 'no token to be kept' });
+  });
+}
+
 test('after a restart a late reader gets what the others heard: answered, toggled, connected', limit, async () => {
   const { caller, callee, roomId } = await stack.newPair();
   const { callId } = await post(caller, '/api/calls/initiate', { roomId, offer: offerOf('rest') });
