@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/spare.h"
 #include "loop/loop.h"
 
 /* What the loop holds: it cannot be cancelled, so it is told when its queue has gone. */
@@ -15,8 +16,15 @@ struct ticket {
     struct cd_later *later;
 };
 
+#define ANSWERS_ASIDE 256
+#define AGAIN_MS 10 /* when the loop takes no more work */
+
+static struct cd_spare answers = CD_SPARE(struct cd_answer, ANSWERS_ASIDE);
+static struct cd_spare tickets = CD_SPARE(struct ticket, 4);
+
 struct cd_later {
     struct cd_loop *loop;
+    struct cd_timer again;
     struct cd_answer *head, *last;
     struct ticket *ticket; /* NULL: the loop was not asked */
     bool *gone;            /* set while delivering: freed by a callback */
@@ -29,6 +37,8 @@ struct cd_later *cd_later_new(struct cd_loop *loop)
     if (!l)
         return NULL;
     l->loop = loop;
+    cd_spare_fill(&answers);
+    cd_spare_fill(&tickets);
     return l;
 }
 
@@ -41,6 +51,11 @@ void cd_members_free(struct cd_member_row *rows, size_t n)
         free(rows[i].avatar_url);
     }
     free(rows);
+}
+
+struct cd_answer *cd_answer_new(void)
+{
+    return cd_spare_take(&answers);
 }
 
 static void drop_calls(struct cd_stored_call **calls, size_t n)
@@ -58,13 +73,14 @@ void cd_answer_drop(struct cd_answer *a)
     cd_members_free(a->members, a->n);
     cd_idem_row_free(a->idem);
     free(a->bytes);
-    free(a);
+    cd_spare_give(&answers, a);
 }
 
 void cd_later_free(struct cd_later *l)
 {
     if (!l)
         return;
+    cd_timer_cancel(l->loop, &l->again);
     if (l->ticket)
         l->ticket->later = NULL;
     if (l->gone)
@@ -127,7 +143,7 @@ static void run(void *arg)
     bool gone = false;
     struct cd_answer *last;
 
-    free(t);
+    cd_spare_give(&tickets, t);
     if (!l)
         return;
     l->ticket = NULL;
@@ -149,17 +165,25 @@ static void run(void *arg)
 
 static bool ask(struct cd_later *l)
 {
-    struct ticket *t = calloc(1, sizeof *t);
+    struct ticket *t = cd_spare_take(&tickets);
 
     if (!t)
         return false;
     t->later = l;
     if (cd_loop_defer(l->loop, run, t) < 0) {
-        free(t);
+        cd_spare_give(&tickets, t);
         return false;
     }
     l->ticket = t;
     return true;
+}
+
+static void ask_again(void *arg)
+{
+    struct cd_later *l = arg;
+
+    if (!l->ticket && l->head && !ask(l))
+        cd_timer_set(l->loop, &l->again, AGAIN_MS, ask_again, l);
 }
 
 void cd_later_push(struct cd_later *l, struct cd_answer *a)
@@ -174,6 +198,5 @@ void cd_later_push(struct cd_later *l, struct cd_answer *a)
     else
         l->head = a;
     l->last = a;
-    if (!l->ticket && !ask(l))
-        cd_log(CD_LOG_ERROR, "store", "answer.late", NULL, "the loop takes no more work now");
+    ask_again(l);
 }

@@ -44,6 +44,8 @@ struct cd_later *cd_later_new(struct cd_loop *loop);
 void cd_later_free(struct cd_later *l);
 /** Queue @p a (taken over) for the next turn of the loop. NULL: there was no memory for it. */
 void cd_later_push(struct cd_later *l, struct cd_answer *a);
+/** A zeroed answer. A few are put aside for when memory has run out: who asked must hear of that. */
+struct cd_answer *cd_answer_new(void);
 /** Call the receiver and free @p a. */
 void cd_answer_deliver(struct cd_answer *a);
 /** Free without calling. */

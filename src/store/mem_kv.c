@@ -49,7 +49,7 @@ char *mem_key2(const char *a, const char *b)
 
 struct cd_answer *mem_answer(enum cd_store_rc rc, void *arg)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     if (a) {
         a->rc = rc;

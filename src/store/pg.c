@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
+#include "base/spare.h"
 
 #define TICK_MS 500
 #define BATCH_WAIT_MS 20000 /* for a batch's results; the server gives a statement up after 10 s */
@@ -21,6 +22,8 @@ struct pg_kick {
     struct pg_store *store;
 };
 
+static struct cd_spare ops_aside = CD_SPARE(struct pg_op, 256);
+
 /* --- ops -------------------------------------------------------------------------------------- */
 
 void pg_op_free(struct pg_op *op)
@@ -30,7 +33,7 @@ void pg_op_free(struct pg_op *op)
     free(op->device);
     free(op->data);
     cd_members_free(op->members, op->n_members);
-    free(op);
+    cd_spare_give(&ops_aside, op);
 }
 
 void pg_op_finish(struct pg_op *op)
@@ -139,7 +142,7 @@ static void fill_batch(struct pg_store *s)
 
 static void answer_flush(struct pg_store *s, struct pg_op *op)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     if (a) {
         a->kind = CD_A_DONE;
@@ -210,7 +213,7 @@ static void submit(struct pg_store *s, struct pg_op *op)
 /* An op that will not be written: its answer comes later, as any other. */
 static void answer_op(struct pg_store *s, struct pg_op *op, enum cd_store_rc rc)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     if (a) {
         a->rc = rc;
@@ -229,7 +232,7 @@ static void answer_op(struct pg_store *s, struct pg_op *op, enum cd_store_rc rc)
 
 static struct pg_op *op_new(enum pg_op_kind kind, void *arg)
 {
-    struct pg_op *op = calloc(1, sizeof *op);
+    struct pg_op *op = cd_spare_take(&ops_aside);
 
     if (!op) {
         cd_log(CD_LOG_ERROR, "store", "op.lost", NULL, "out of memory");
@@ -478,7 +481,7 @@ void pg_tell_ready(struct pg_store *s, enum cd_store_rc rc)
 
     if (!s->ready_fn)
         return;
-    a = calloc(1, sizeof *a);
+    a = cd_answer_new();
     if (a) {
         a->kind = CD_A_DONE;
         a->rc = rc;
@@ -567,6 +570,7 @@ struct cd_store *cd_store_pg_open(struct cd_loop *loop, const struct cd_pg_conf 
 
     if (!s)
         return NULL;
+    cd_spare_fill(&ops_aside);
     s->base.ops = &ops;
     s->loop = loop;
     s->max_queue = conf->max_queue ? conf->max_queue : CD_STORE_QUEUE_MAX;

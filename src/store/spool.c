@@ -25,7 +25,7 @@
 /* Later, as any other: never within the submitting call. */
 static void answer(struct spool_store *s, struct pg_op *op, enum cd_store_rc rc)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     if (a) {
         a->rc = rc;
@@ -533,7 +533,7 @@ static void ready_later(void *arg, enum cd_store_rc rc)
 
 static void begin_offline(struct spool_store *s)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     s->mode = SPOOL_AWAY;
     s->since_ms = cd_mono_ms();

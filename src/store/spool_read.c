@@ -106,7 +106,7 @@ static bool is_none(const struct spool_ask *q)
 
 static void answer_away(struct spool_store *s, struct spool_ask *q)
 {
-    struct cd_answer *a = calloc(1, sizeof *a);
+    struct cd_answer *a = cd_answer_new();
 
     if (a) {
         a->rc = is_none(q) ? CD_STORE_OK : CD_STORE_DOWN;
