@@ -175,7 +175,8 @@ static int person(const struct invocation *inv, enum cd_rc (*work)(const struct 
     if (load(inv, &conf) != 0)
         return 1;
     p = (struct cd_person){conf->database.url, conf->database.schema, inv->argv[1]};
-    rc = p.url[0] ? work(&p, stdout, &err) : cd_fail(&err, CD_E_INVALID_PARAM, "database.url is not set: nothing is kept");
+    rc = p.url[0] ? work(&p, stdout, &err)
+                  : cd_fail(&err, CD_E_INVALID_PARAM, "database.url is not set: nothing is kept");
     if (rc != CD_OK)
         fprintf(stderr, "matrix-calld: %s\n", err.text);
     cd_conf_free(conf);

@@ -69,13 +69,15 @@ struct part {
 
 static const struct part parts[] = {
     {"call_sessions", "SELECT to_json(t) FROM call_sessions t WHERE id IN " THEIR_CALLS " ORDER BY id"},
-    {"call_participants", "SELECT to_json(t) FROM call_participants t WHERE user_id = $1::text ORDER BY call_session_id"},
-    {"call_events", "SELECT to_json(t) FROM (SELECT call_session_id, seq, event_type, event_data, created_at FROM call_events"
-                    " WHERE user_id = $1::text AND call_session_id IN " THEIR_CALLS " ORDER BY call_session_id, seq) t"},
+    {"call_participants", "SELECT to_json(t) FROM call_participants t WHERE user_id = $1::text"
+                          " ORDER BY call_session_id"},
+    {"call_events", "SELECT to_json(t) FROM (SELECT call_session_id, seq, event_type, event_data, created_at"
+                    " FROM call_events WHERE user_id = $1::text AND call_session_id IN " THEIR_CALLS
+                    " ORDER BY call_session_id, seq) t"},
     {"call_quality_stats", "SELECT to_json(t) FROM call_quality_stats t WHERE user_id = $1::text"
                            " AND call_session_id IN " THEIR_CALLS " ORDER BY id"},
-    {"call_signals", "SELECT to_json(t) FROM call_signals t WHERE from_user = $1::text AND call_session_id IN " THEIR_CALLS
-                     " ORDER BY call_session_id, seq"},
+    {"call_signals", "SELECT to_json(t) FROM call_signals t WHERE from_user = $1::text"
+                     " AND call_session_id IN " THEIR_CALLS " ORDER BY call_session_id, seq"},
     {"matrix_outbox", "SELECT to_json(t) FROM matrix_outbox t WHERE user_id = $1::text ORDER BY created_at"},
     {"room_members", "SELECT to_json(t) FROM room_members t WHERE user_id = $1::text ORDER BY room_id"},
     {"idempotency_keys", "SELECT to_json(t) FROM (SELECT key, status, response, call_session_id, created_at"
@@ -133,10 +135,10 @@ enum cd_rc cd_person_export(const struct cd_person *p, FILE *out, struct cd_err 
  * order: the participants' rows tell which calls are theirs, and go last. */
 static const struct part erasures[] = {
     {"signals deleted", "DELETE FROM call_signals WHERE call_session_id IN " THEIR_CALLS " AND $2::text <> ''"},
-    {"unsent events deleted", "DELETE FROM matrix_outbox WHERE (user_id = $1::text OR call_session_id IN " THEIR_CALLS ")"
-                              " AND $2::text <> ''"},
-    {"kept answers deleted", "DELETE FROM idempotency_keys WHERE (user_id = $1::text OR call_session_id IN " THEIR_CALLS ")"
-                             " AND $2::text <> ''"},
+    {"unsent events deleted", "DELETE FROM matrix_outbox WHERE (user_id = $1::text"
+                              " OR call_session_id IN " THEIR_CALLS ") AND $2::text <> ''"},
+    {"kept answers deleted", "DELETE FROM idempotency_keys WHERE (user_id = $1::text"
+                             " OR call_session_id IN " THEIR_CALLS ") AND $2::text <> ''"},
     {"memberships deleted", "DELETE FROM room_members WHERE user_id = $1::text AND $2::text <> ''"},
     {"sealed tokens deleted", "DELETE FROM sealed_tokens WHERE user_id = $1::text AND $2::text <> ''"},
     {"put-aside events deleted", "DELETE FROM event_inbox WHERE (position(convert_to($1::text, 'UTF8') in raw) > 0"
@@ -144,30 +146,33 @@ static const struct part erasures[] = {
     {"quality figures changed", "UPDATE call_quality_stats SET user_id = $2::text WHERE user_id = $1::text"
                                 " AND call_session_id IN " THEIR_CALLS},
     {"events changed", "UPDATE call_events SET user_id = CASE WHEN user_id = $1::text THEN $2::text ELSE user_id END,"
-                       " event_data = replace(event_data::text, $1::text, $2::text)::jsonb WHERE call_session_id IN " THEIR_CALLS
+                       " event_data = replace(event_data::text, $1::text, $2::text)::jsonb"
+                       " WHERE call_session_id IN " THEIR_CALLS
                        " AND (user_id = $1::text OR position($1::text in event_data::text) > 0)"},
     {"calls changed", "UPDATE call_sessions SET caller = CASE WHEN caller = $1::text THEN $2::text ELSE caller END,"
                       " callee = CASE WHEN callee = $1::text THEN $2::text ELSE callee END,"
                       " ended_by = CASE WHEN ended_by = $1::text THEN $2::text ELSE ended_by END,"
                       " metadata = replace(metadata::text, $1::text, $2::text)::jsonb WHERE id IN " THEIR_CALLS},
-    {"participants changed", "UPDATE call_participants SET user_id = $2::text, display_name = NULL, avatar_url = NULL,"
-                             " party_id = NULL, device_id = NULL WHERE user_id = $1::text"},
+    {"participants changed", "UPDATE call_participants SET user_id = $2::text, display_name = NULL,"
+                             " avatar_url = NULL, party_id = NULL, device_id = NULL WHERE user_id = $1::text"},
 };
 
-/* Locks the user's calls that are not over; there must be none, and none must begin meanwhile that we would not see. */
+/* A call that is not over still writes the user's name. */
 static enum cd_rc check_idle(PGconn *pg, const char *user, struct cd_err *err)
 {
-    PGresult *res = run(pg, "SELECT id FROM call_sessions WHERE status IN " LIVE " AND id IN " THEIR_CALLS " LIMIT 1", 1, &user);
+    PGresult *res = run(pg, "SELECT id FROM call_sessions WHERE status IN " LIVE
+                            " AND id IN " THEIR_CALLS " LIMIT 1", 1, &user);
     enum cd_rc rc = PQresultStatus(res) == PGRES_TUPLES_OK ? CD_OK : fail(pg, res, err);
 
     if (rc == CD_OK && PQntuples(res))
-        rc = cd_fail(err, CD_E_INVALID_STATE, "%.200s is in call %.40s, which is not over; end it first, then erase", user,
-                     PQgetvalue(res, 0, 0));
+        rc = cd_fail(err, CD_E_INVALID_STATE, "%.150s is in call %.40s, which is not over; end it first, then erase",
+                     user, PQgetvalue(res, 0, 0));
     PQclear(res);
     return rc;
 }
 
-static enum cd_rc erase_part(PGconn *pg, const struct part *part, const char *const *values, FILE *out, struct cd_err *err)
+static enum cd_rc erase_part(PGconn *pg, const struct part *part, const char *const *values, FILE *out,
+                             struct cd_err *err)
 {
     PGresult *res = run(pg, part->sql, 2, values);
     enum cd_rc rc = PQresultStatus(res) == PGRES_COMMAND_OK ? CD_OK : fail(pg, res, err);
