@@ -62,7 +62,7 @@ test('killed at random moments: nothing acknowledged is lost, nothing happens tw
   await untilQuiet();
 
   const audits = await Promise.all([auditDatabase(stack, ledger, pairs), ...pairs.map((pair) => auditRoom(stack, pair))]);
-  const lost = audits.flatMap((audit) => audit.lost);
+  const lost = [...ledger.undone, ...audits.flatMap((audit) => audit.lost)];
   const doubled = audits.flatMap((audit) => audit.doubled);
   const late = audits.flatMap((audit) => audit.late ?? []);
   const seats = ledger.seats;

@@ -62,6 +62,7 @@ export class Ledger {
   constructor() {
     this.calls = new Map();
     this.seats = { returned: 0, refused: [] };
+    this.undone = []; // acknowledged, and then not so
     this.odd = []; // answers that should not have been given
   }
 
@@ -126,6 +127,11 @@ export class Pair {
   async start() {
     const body = { roomId: this.roomId, offer: offerOf(`o${this.started}`), ringSeconds: 15 };
     const reply = await this.persist(this.caller, '/api/calls/initiate', body);
+    if (reply.body.errcode === 'ORG.CALLD.CALL_EXISTS') { // the pair's last call is over, as somebody was told
+      this.ledger.undone.push(`the end of ${reply.body.callId}`);
+      await this.persist(this.caller, `/api/calls/${reply.body.callId}/end`, {});
+      return this.start();
+    }
     if (reply.status !== 201) throw new Error(`initiate: ${reply.status} ${JSON.stringify(reply.body)}`);
     this.started += 1;
     this.ledger.acknowledged(reply.body.callId, 'initiated');
