@@ -63,6 +63,14 @@ const lives = (pid) => {
   }
 };
 
+test('a --json that cannot be written is refused before anything is built', limit, async () => {
+  for (const [json, ...rest] of [['--json', join(directory, 'nowhere', 'stack.json')], [`--json=${directory}`]]) {
+    const refused = await run(join(top, 'contrib/quickstart'), ['--dir', directory, json, ...rest]).catch((error) => error);
+    assert.equal(refused.code, 2, refused.stderr);
+    assert.match(refused.stderr, /^quickstart: --json .*: no file can be written there; name another\n$/);
+  }
+});
+
 test('what it writes is usable; a second run keeps accounts, room and data; nothing outlives it', limit, async () => {
   const first = await start();
   assert.deepEqual(Object.keys(first).filter((key) => ['homeserver', 'daemon', 'serverName', 'users', 'roomId',
