@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { Agent } from 'node:http';
 import { after, afterEach, before, describe, it } from 'node:test';
 import { io } from 'socket.io-client';
+import { WebSocket } from 'ws';
 import { http, Polling, soon, startServer, Wire } from '../lib/sio.mjs';
 import { until } from '../lib/until.mjs';
 
@@ -545,6 +546,27 @@ describe('plain JSON on /ws', () => {
     const wire = await Wire.open(server, '/ws');
     wire.send('{"type":"echo"}');
     assert.equal(await soon(wire.closed, 'close'), 1008);
+  });
+
+  it('is asked whether it is there, and closed when it is not', async () => {
+    const { disconnected } = await stats(quick);
+    const join = async (options) => {
+      const client = new WebSocket(`${quick.url.replace('http', 'ws')}/ws`, options);
+      client.pings = 0;
+      client.on('ping', () => { client.pings += 1; });
+      await soon(once(client, 'open'), 'open');
+      client.send('{"type":"connect"}');
+      await soon(once(client, 'message'), 'connect');
+      return client;
+    };
+    const [there, away] = await Promise.all([join({}), join({ autoPong: false })]);
+    const [code] = await soon(once(away, 'close'), 'close');
+    assert.equal(code, 1001);
+    assert.equal(away.pings, 1);
+    await until(() => there.pings > 3, { what: 'pings' });
+    assert.equal(there.readyState, WebSocket.OPEN);
+    assert.equal((await stats(quick)).disconnected, disconnected + 2, 'the first stats socket, and the one away');
+    there.close();
   });
 
   it('hears what Socket.IO clients hear', async () => {

@@ -25,7 +25,7 @@ static struct cd_loop *loop;
 static struct cd_http *http;
 static struct cd_listener *listeners[3];
 static struct cd_timer stop_timer;
-static unsigned cancelled, ws_opened, ws_closed, ws_drained, handled;
+static unsigned cancelled, ws_opened, ws_closed, ws_filled, ws_pongs, handled;
 
 /* --- principals: the tests need none, http.c only counts references ------------------ */
 
@@ -272,11 +272,11 @@ static enum cd_rc stats(void *self, struct cd_req *req)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
     cd_buf_init(&b, 4096);
     cd_buf_addf(&b, "{\"parked\":%llu,\"connections\":%llu,\"refused\":%llu,\"cancelled\":%u,"
-                "\"wsOpened\":%u,\"wsClosed\":%u,\"wsDrained\":%u,\"ws\":%zu,\"wsQueued\":%zu,"
+                "\"wsOpened\":%u,\"wsClosed\":%u,\"wsFilled\":%u,\"wsPongs\":%u,\"ws\":%zu,\"wsQueued\":%zu,"
                 "\"cpuMs\":%lld,"
                 "\"addresses\":%zu,\"handled\":%u,\"backend\":\"%s\"}",
                 (unsigned long long)s.parked_now, (unsigned long long)s.connections_now,
-                (unsigned long long)s.refused, cancelled, ws_opened, ws_closed, ws_drained,
+                (unsigned long long)s.refused, cancelled, ws_opened, ws_closed, ws_filled, ws_pongs,
                 cd_ws_count(), queued(), (long long)cpu.tv_sec * 1000 + cpu.tv_nsec / 1000000,
                 cd_peers_addresses(), handled, cd_loop_backend(loop));
     cd_req_reply_json(req, 200, &b);
@@ -418,6 +418,7 @@ static void fill(struct peer *p)
     }
     snprintf(body, sizeof(body), "filled %d", n);
     cd_ws_send(p->ws, body, strlen(body));
+    ws_filled += cd_ws_queued(p->ws) > 0;
 }
 
 static void ws_text(void *user, char *text, size_t n)
@@ -428,6 +429,8 @@ static void ws_text(void *user, char *text, size_t n)
         flood(p, text);
     else if (strcmp(text, "fill") == 0)
         fill(p);
+    else if (strcmp(text, "ping") == 0)
+        cd_ws_ping(p->ws);
     else if (strncmp(text, "close ", 6) == 0)
         cd_ws_close(p->ws, (uint16_t)strtoul(text + 6, NULL, 10), "as ordered");
     else
@@ -451,13 +454,13 @@ static void ws_close(void *user)
     free(user);
 }
 
-static void ws_drain(void *user)
+static void ws_pong(void *user)
 {
     (void)user;
-    ws_drained++;
+    ws_pongs++;
 }
 
-static const struct cd_ws_ops ws_ops = {ws_open, ws_ready, ws_text, ws_binary, ws_close, ws_drain};
+static const struct cd_ws_ops ws_ops = {ws_open, ws_ready, ws_text, ws_binary, ws_close, ws_pong};
 
 /* --- life ---------------------------------------------------------------------------- */
 

@@ -214,7 +214,7 @@ struct cd_ws {
     int refused; /* the status; 0: open */
     int code;    /* the server closed with; 0: not */
     bool slow;   /* nothing more fits */
-    unsigned sent;
+    unsigned sent, pings;
     char last[4096];
     char all[8192]; /* messages, each followed by a newline */
 };
@@ -235,6 +235,14 @@ bool cd_ws_send(struct cd_ws *ws, const char *text, size_t n)
     ws->sent++;
     snprintf(ws->last, sizeof(ws->last), "%.*s", (int)n, text);
     snprintf(ws->all + used, sizeof(ws->all) - used, "%.*s\n", (int)n, text);
+    return true;
+}
+
+bool cd_ws_ping(struct cd_ws *ws)
+{
+    if (ws->slow || ws->code)
+        return false;
+    ws->pings++;
     return true;
 }
 

@@ -116,13 +116,16 @@ const { url, stop } = await startPostgres();
 const failures = [];
 try {
   const pg = { url, pid: await postmaster(url) };
+  const baseline = !process.argv.includes('--no-baseline');
+  const installed = existsSync(join(here, 'node_modules/express'));
+  if (baseline && !installed) console.error('no baseline: `npm ci` in spec-tests/load installs express and pg');
   for (const connections of levels) {
     const lines = [];
     for (const [at, binary] of daemons.entries()) {
       lines.push(await measure(pg, labels[at] ?? 'matrix-calld', connections,
         () => serve([binary, '--dev', '--listen', '127.0.0.1:0'], { DATABASE_URL: url }, /^listening on .*:(\d+)/)));
     }
-    if (!process.argv.includes('--no-baseline') && existsSync(join(here, 'node_modules/express'))) {
+    if (baseline && installed) {
       lines.push(await measure(pg, 'express+pg', connections,
         () => serve([process.execPath, join(here, 'initiate_baseline.mjs')], { DATABASE_URL: url }, /^(\d+)$/)));
     }

@@ -353,6 +353,39 @@ static void plain_json_bad(void)
     end();
 }
 
+/* Pings every 300 ms, and 200 ms for anything in return. */
+static void plain_json_heartbeat(void)
+{
+    struct cd_ws *ws;
+
+    begin();
+    ws = fake_ws_open("/ws");
+    fake_pass(900);
+    CHECK_INT(ws->pings, 0); /* connect is still awaited */
+    fake_ws_say(ws, "{\"type\":\"connect\"}");
+    fake_pass(299);
+    CHECK_INT(ws->pings, 0);
+    fake_pass(1);
+    CHECK_INT(ws->pings, 1);
+    fake_pass(199);
+    fake.ws_ops->on_pong(ws->user);
+    fake_pass(300);
+    CHECK_INT(ws->pings, 2);
+    fake_pass(199);
+    fake_ws_say(ws, "{\"type\":\"ping\"}"); /* whatever it says will do */
+    fake_pass(300);
+    CHECK_INT(ws->pings, 3);
+    fake_pass(199);
+    CHECK_INT(ws->code, 0);
+    CHECK_INT(app.gone, 0);
+    fake_pass(1);
+    CHECK_INT(ws->code, 1001);
+    CHECK_INT(app.gone, 1);
+    fake_ws_gone(ws);
+    CHECK_INT(app.gone, 1);
+    end();
+}
+
 static void plain_json_kick(void)
 {
     struct cd_ws *ws;
@@ -575,6 +608,7 @@ int main(void)
     TAP_RUN(binary_events);
     TAP_RUN(plain_json);
     TAP_RUN(plain_json_bad);
+    TAP_RUN(plain_json_heartbeat);
     TAP_RUN(plain_json_kick);
     TAP_RUN(both_forms_at_once);
     TAP_RUN(anything_in_any_order);

@@ -59,12 +59,19 @@ static void on_close(void *user)
     peer_ops(user)->on_close(user);
 }
 
+static void on_pong(void *user)
+{
+    if (peer_ops(user)->on_pong)
+        peer_ops(user)->on_pong(user);
+}
+
 static const struct cd_ws_ops endpoint = {
     .on_open = open_by_path,
     .on_ready = on_ready,
     .on_text = on_text,
     .on_binary = on_binary,
     .on_close = on_close,
+    .on_pong = on_pong,
 };
 
 /** @param ops   copied; all callbacks are needed

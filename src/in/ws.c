@@ -40,7 +40,7 @@
 struct frame {
     struct frame *next;
     size_t n;
-    bool binary;
+    enum lws_write_protocol kind; /* LWS_WRITE_TEXT, _BINARY or _PING */
     unsigned char data[]; /* LWS_PRE bytes of headroom, then the message */
 };
 
@@ -304,12 +304,12 @@ static int receive(struct cd_ws *w, const void *p, size_t n)
 /* --- sending ------------------------------------------------------------------------- */
 
 /* @param p  the message, with LWS_PRE writable bytes before it. @return false: it failed */
-static bool write_now(struct cd_ws *w, unsigned char *p, size_t n, bool binary)
+static bool write_now(struct cd_ws *w, unsigned char *p, size_t n, enum lws_write_protocol kind)
 {
-    return lws_write(w->wsi, p, n, binary ? LWS_WRITE_BINARY : LWS_WRITE_TEXT) >= (int)n;
+    return lws_write(w->wsi, p, n, kind) >= (int)n;
 }
 
-static bool write_scratch(struct cd_ws *w, const void *p, size_t n, bool binary)
+static bool write_scratch(struct cd_ws *w, const void *p, size_t n, enum lws_write_protocol kind)
 {
     if (n > ws.scratch_n || !ws.scratch) {
         unsigned char *larger = realloc(ws.scratch, LWS_PRE + n + 4096);
@@ -321,10 +321,10 @@ static bool write_scratch(struct cd_ws *w, const void *p, size_t n, bool binary)
     }
     if (n)
         memcpy(ws.scratch + LWS_PRE, p, n);
-    return write_now(w, ws.scratch + LWS_PRE, n, binary);
+    return write_now(w, ws.scratch + LWS_PRE, n, kind);
 }
 
-static bool enqueue(struct cd_ws *w, const void *p, size_t n, bool binary)
+static bool enqueue(struct cd_ws *w, const void *p, size_t n, enum lws_write_protocol kind)
 {
     struct frame *f;
 
@@ -344,7 +344,7 @@ static bool enqueue(struct cd_ws *w, const void *p, size_t n, bool binary)
     }
     f->next = NULL;
     f->n = n;
-    f->binary = binary;
+    f->kind = kind;
     if (n)
         memcpy(f->data + LWS_PRE, p, n);
     if (w->last)
@@ -359,13 +359,13 @@ static bool enqueue(struct cd_ws *w, const void *p, size_t n, bool binary)
     return true;
 }
 
-static bool send_any(struct cd_ws *w, const void *p, size_t n, bool binary)
+static bool send_any(struct cd_ws *w, const void *p, size_t n, enum lws_write_protocol kind)
 {
     if (!w->ready || w->closing)
         return false;
     if (!CD_WS_DIRECT || w->first || lws_partial_buffered(w->wsi))
-        return enqueue(w, p, n, binary);
-    if (write_scratch(w, p, n, binary))
+        return enqueue(w, p, n, kind);
+    if (write_scratch(w, p, n, kind))
         return true;
     kill_later(w);
     return false;
@@ -390,11 +390,9 @@ static bool write_close(struct cd_ws *w)
 
 static int writeable(struct cd_ws *w)
 {
-    bool had = w->first != NULL;
-
     while (w->first && !lws_partial_buffered(w->wsi)) {
         struct frame *f = w->first;
-        bool ok = write_now(w, f->data + LWS_PRE, f->n, f->binary);
+        bool ok = write_now(w, f->data + LWS_PRE, f->n, f->kind);
 
         w->first = f->next;
         if (!w->first)
@@ -412,8 +410,6 @@ static int writeable(struct cd_ws *w)
     }
     if (w->closing)
         return w->close_sent || write_close(w) ? 0 : -1;
-    if (had && ws.ops->on_drain)
-        ws.ops->on_drain(w->user);
     return 0;
 }
 
@@ -445,6 +441,10 @@ static int callback(struct lws *wsi, int reason, void *user, void *in, size_t le
         return 0;
     case LWS_CALLBACK_RECEIVE:
         return receive(w, in, len);
+    case LWS_CALLBACK_RECEIVE_PONG:
+        if (!w->closing && ws.ops->on_pong)
+            ws.ops->on_pong(w->user);
+        return 0;
     case LWS_CALLBACK_SERVER_WRITEABLE:
         return writeable(w);
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
@@ -557,12 +557,17 @@ void cd_ws_adopt_bridged(struct cd_loop *loop, int fd, const char *client_ip)
 
 bool cd_ws_send(struct cd_ws *w, const char *text, size_t n)
 {
-    return send_any(w, text, n, false);
+    return send_any(w, text, n, LWS_WRITE_TEXT);
 }
 
 bool cd_ws_send_binary(struct cd_ws *w, const void *p, size_t n)
 {
-    return send_any(w, p, n, true);
+    return send_any(w, p, n, LWS_WRITE_BINARY);
+}
+
+bool cd_ws_ping(struct cd_ws *w)
+{
+    return send_any(w, "?", 1, LWS_WRITE_PING); /* upstream does not report an empty pong */
 }
 
 size_t cd_ws_queued(const struct cd_ws *w)

@@ -32,8 +32,8 @@ struct cd_ws_ops {
     void (*on_binary)(void *user, const void *p, size_t n);
     /** Gone; ws is invalid afterwards. Called exactly once after on_open returned non-NULL. */
     void (*on_close)(void *user);
-    /** The queue has drained to empty after ws_send had queued; may be NULL. */
-    void (*on_drain)(void *user);
+    /** The answer to a cd_ws_ping() arrived; may be NULL. */
+    void (*on_pong)(void *user);
 };
 
 struct cd_ws_conf {
@@ -59,6 +59,9 @@ void cd_ws_adopt_bridged(struct cd_loop *loop, int fd, const char *client_ip);
  * Safe from any callback on the loop. @return false when the connection is closing */
 bool cd_ws_send(struct cd_ws *ws, const char *text, size_t n);
 bool cd_ws_send_binary(struct cd_ws *ws, const void *p, size_t n);
+/** Ask the peer's WebSocket whether it is there (RFC 6455, 5.5.2): browsers answer by themselves.
+ * Takes its turn behind what is queued. @return false when the connection is closing */
+bool cd_ws_ping(struct cd_ws *ws);
 size_t cd_ws_queued(const struct cd_ws *ws); /* bytes waiting */
 /** Send what is queued, then close with @p code. on_close follows later. */
 void cd_ws_close(struct cd_ws *ws, uint16_t code, const char *reason);

@@ -20,8 +20,9 @@ struct conn {
     struct cd_ws_peer peer; /* first: the endpoint looks here */
     struct cd_ws *ws;
     struct cd_sock sock;
-    struct cd_timer timer; /* CONNECT is awaited; closing */
+    struct cd_timer timer; /* CONNECT is awaited; the next heartbeat; closing */
     bool closing;
+    bool asked; /* a ping is out, and nothing came since */
 };
 
 static size_t connections;
@@ -134,16 +135,45 @@ static bool send_frame(struct cd_sock *sock, struct cd_str frame)
     return send_text(of(sock), frame);
 }
 
-static void accepted(struct cd_sock *sock)
-{
-    cd_timer_cancel(cd_sock_loop(), &of(sock)->timer);
-}
-
 static void close_ws(struct conn *c, uint16_t code, const char *why)
 {
     c->closing = true;
     cd_timer_cancel(cd_sock_loop(), &c->timer);
     cd_ws_close(c->ws, code, why);
+}
+
+/** Pings and waits in turn, as Engine.IO does: a peer whose network went away says nothing, and its
+ * seat in a call would stay taken. Whatever it sends shows that it is there. */
+static void beat(void *arg)
+{
+    struct conn *c = arg;
+
+    if (c->asked) {
+        cd_sock_leave(&c->sock);
+        close_ws(c, 1001, "no pong");
+        return;
+    }
+    c->asked = true;
+    if (cd_ws_ping(c->ws) &&
+        cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->ping_timeout_ms, beat, c) != 0)
+        close_ws(c, 1013, "out of memory");
+}
+
+static void heard(struct conn *c)
+{
+    if (!c->asked)
+        return;
+    c->asked = false;
+    if (cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->ping_interval_ms, beat, c) != 0)
+        close_ws(c, 1013, "out of memory");
+}
+
+static void accepted(struct cd_sock *sock)
+{
+    struct conn *c = of(sock);
+
+    if (cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->ping_interval_ms, beat, c) != 0)
+        close_ws(c, 1013, "out of memory");
 }
 
 /** The socket is told of at once, whenever the peer lets the connection go. */
@@ -273,6 +303,7 @@ static void on_text(void *user, char *text, size_t n)
 
     if (c->closing)
         return;
+    heard(c);
     if (!cd_json_valid(message, CD_SIO_JSON_DEPTH))
         refuse_text(c, message);
     else if (cd_json_kind(message) != CD_JSON_OBJECT || !cd_json_find(message, "type", &value) ||
@@ -288,8 +319,10 @@ static void on_binary(void *user, const void *p, size_t n)
 
     (void)p;
     (void)n;
-    if (!c->closing)
-        complain(c, "", CD_E_NOT_JSON, "Binary messages are not taken; send JSON text.");
+    if (c->closing)
+        return;
+    heard(c);
+    complain(c, "", CD_E_NOT_JSON, "Binary messages are not taken; send JSON text.");
 }
 
 /* --- connections ------------------------------------------------------------------------------ */
@@ -301,6 +334,14 @@ static void on_ready(void *user)
     if (cd_timer_set(cd_sock_loop(), &c->timer, cd_sock_settings()->connect_timeout_ms,
                      connect_missed, c) != 0)
         close_ws(c, 1013, "out of memory");
+}
+
+static void on_pong(void *user)
+{
+    struct conn *c = user;
+
+    if (!c->closing)
+        heard(c);
 }
 
 static void on_close(void *user)
@@ -318,6 +359,7 @@ static const struct cd_ws_ops ops = {
     .on_text = on_text,
     .on_binary = on_binary,
     .on_close = on_close,
+    .on_pong = on_pong,
 };
 
 void *cd_wsjson_open(struct cd_ws *ws, const struct cd_ws_hello *hello, int *status, char *why,
