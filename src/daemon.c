@@ -39,8 +39,6 @@ struct daemon {
     int exit_status;
 };
 
-extern char **environ;
-
 static void begin_drain(struct daemon *d);
 
 /* Something at start that cannot work: say it and give up. */

@@ -39,10 +39,12 @@ static void op_free(struct cd_op *op)
 static struct cd_op *op_alloc(size_t n)
 {
     struct cd_op *op = n_spare ? spare[--n_spare] : calloc(1, sizeof(*op));
-    char *body = op ? op->body : NULL;
-    size_t cap = op ? op->body_cap : 0;
 
-    if (op && cap < n) {
+    if (!op)
+        return NULL;
+    char *body = op->body;
+    size_t cap = op->body_cap;
+    if (!body || cap < n) {
         free(body);
         cap = n < 1024 ? 1024 : n;
         body = malloc(cap);
@@ -51,8 +53,9 @@ static struct cd_op *op_alloc(size_t n)
             return NULL;
         }
     }
-    if (op)
-        *op = (struct cd_op){.body = body, .body_cap = cap};
+    memset(op, 0, sizeof(*op));
+    op->body = body;
+    op->body_cap = cap;
     return op;
 }
 

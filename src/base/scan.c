@@ -218,15 +218,16 @@ static inline bool in_object(const struct tree *t)
 
 static bool push(struct tree *t, bool object)
 {
-    uint64_t bit;
+    uint64_t *word;
+    unsigned bit;
 
     if (t->depth >= t->max_depth)
         return false;
-    bit = (uint64_t)1 << (t->depth % 64);
-    if (object)
-        t->object[t->depth / 64] |= bit;
-    else
-        t->object[t->depth / 64] &= ~bit;
+    word = &t->object[t->depth / 64];
+    bit = t->depth % 64;
+    if (bit == 0)
+        *word = 0; /* the first level of this word */
+    *word = (*word & ~((uint64_t)1 << bit)) | (uint64_t)object << bit;
     t->depth++;
     return true;
 }

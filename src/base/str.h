@@ -22,7 +22,7 @@ static inline struct cd_str cd_str_of(const char *s)
 
 static inline bool cd_str_eq(struct cd_str a, struct cd_str b)
 {
-    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+    return a.n == b.n && (b.n == 0 || memcmp(a.p, b.p, a.n) == 0);
 }
 
 static inline bool cd_str_is(struct cd_str a, const char *b)

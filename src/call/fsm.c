@@ -267,10 +267,11 @@ static bool permitted(const struct cd_call *c, const struct cd_cmd *cmd)
     case CD_EV_MAX_MINUTES:
     case CD_EV_ADMIN_END:
     case CD_EV_SHUTDOWN:
+        return true;
     case CD_EV_COUNT:
         break;
     }
-    return true;
+    return false;
 }
 
 /* Rules that look at more than the state; they only ever weaken an action. */

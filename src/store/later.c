@@ -141,7 +141,7 @@ static void run(void *arg)
     struct ticket *t = arg;
     struct cd_later *l = t->later;
     bool gone = false;
-    struct cd_answer *last;
+    struct cd_answer *last, *a;
 
     cd_spare_give(&tickets, t);
     if (!l)
@@ -150,9 +150,7 @@ static void run(void *arg)
     l->gone = &gone;
     /* only what stands here now: answers made by these callbacks wait for the next turn */
     last = l->last;
-    for (bool end = !l->head; !end && !gone;) {
-        struct cd_answer *a = l->head;
-
+    for (bool end = false; !end && !gone && (a = l->head);) {
         end = a == last;
         l->head = a->next;
         if (!l->head)

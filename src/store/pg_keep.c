@@ -97,17 +97,22 @@ static void turn(void *arg)
     cd_timer_set(s->loop, &k->timer, PAUSE_MS, turn, s);
 }
 
+static int64_t *age_of(struct pg_keep *k, enum cd_pg_stmt stmt)
+{
+    return &k->age_s[stmt - CD_PG_KEEP_SESSIONS];
+}
+
 bool pg_keep_start(struct pg_store *s, const struct cd_keep *keep)
 {
     const int64_t day = 24 * 60 * 60;
     struct pg_keep *k = &s->keep;
 
-    k->age_s[CD_PG_KEEP_SESSIONS - CD_PG_KEEP_SESSIONS] = keep->calls_days * day;
-    k->age_s[CD_PG_KEEP_STATS - CD_PG_KEEP_SESSIONS] = keep->stats_days * day;
-    k->age_s[CD_PG_KEEP_SEEN - CD_PG_KEEP_SESSIONS] = keep->seen_days * day;
-    k->age_s[CD_PG_KEEP_INBOX - CD_PG_KEEP_SESSIONS] = keep->inbox_days * day;
-    k->age_s[CD_PG_KEEP_IDEM - CD_PG_KEEP_SESSIONS] = CD_IDEM_TTL_MS / 1000;
-    k->age_s[CD_PG_KEEP_TOKENS - CD_PG_KEEP_SESSIONS] = day; /* and only of who is in no call */
+    *age_of(k, CD_PG_KEEP_SESSIONS) = keep->calls_days * day;
+    *age_of(k, CD_PG_KEEP_STATS) = keep->stats_days * day;
+    *age_of(k, CD_PG_KEEP_SEEN) = keep->seen_days * day;
+    *age_of(k, CD_PG_KEEP_INBOX) = keep->inbox_days * day;
+    *age_of(k, CD_PG_KEEP_IDEM) = CD_IDEM_TTL_MS / 1000;
+    *age_of(k, CD_PG_KEEP_TOKENS) = day; /* and only of who is in no call */
     return !keep->on || cd_timer_set(s->loop, &k->timer, FIRST_MS, turn, s) >= 0;
 }
 

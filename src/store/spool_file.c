@@ -358,11 +358,11 @@ int spool_file_check(int dir, uint64_t number, bool last, uint64_t max_rejected,
         err = EFBIG;
     else if (!(bytes = malloc((size_t)st.st_size + 1)))
         err = ENOMEM;
-    if (err == 0)
+    if (bytes)
         err = read_all(fd, 0, bytes, (size_t)st.st_size);
-    c.p = bytes;
-    c.n = err ? 0 : (size_t)st.st_size;
-    if (err == 0) {
+    if (bytes && err == 0) {
+        c.p = bytes;
+        c.n = (size_t)st.st_size;
         err = check_bytes(&c, fd, number, last);
         cd_buf_done(&c.whole);
     }
