@@ -167,6 +167,19 @@ test('without a token rows wait, and end when it is too late', async (t) => {
   await ended(agent, 'ok', second);
 });
 
+test('an invite that was tried may have arrived: too late, its hang-up follows all the same', async (t) => {
+  const { agent, alice, row, queue, types, call } = await pair(t);
+  const token = alice.token;
+  await agent.do('no-principal', { user: alice.userId }); // as after a restart, until it is loaded
+  const [invite, hangup] = [row(alice, 'invite', call, { tried: true, restored: true }), row(alice, 'hangup', call, { forMs: 600000 })];
+  await queue(invite, hangup);
+  await agent.do('advance', { ms: 60001 });
+  await ended(agent, 'expired', invite);
+  await agent.do('principal', { user: alice.userId, token, ready: true });
+  await ended(agent, 'ok', hangup);
+  assert.deepEqual(await types(call), ['hangup']);
+});
+
 test('an answer that cannot be sent does not keep the hang-up for long', async (t) => {
   const { agent, alice, bob, row, queue, types, call } = await pair(t);
   await agent.do('no-principal', { user: bob.userId });

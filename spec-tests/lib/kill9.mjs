@@ -119,9 +119,10 @@ export class Pair {
     }, { what: `the status of ${callId}`, seconds: 90, everyMs: 20 });
   }
 
+  /** What the homeserver has to bring comes late: it waits longer after each attempt that met a dead daemon. */
   untilStatus(callId, wanted) {
     return until(async () => wanted.includes((await this.status(callId)).status),
-      { what: `${callId} to be ${wanted}`, seconds: 90, everyMs: 100 });
+      { what: `${callId} to be ${wanted}`, seconds: 600, everyMs: 100 });
   }
 
   async start() {
@@ -264,6 +265,15 @@ export async function auditDatabase(stack, ledger, pairs) {
   return { lost, doubled };
 }
 
+/** What stands where about one call, for whoever looks into a loss. */
+async function story(stack, id, own) {
+  const [session] = await stack.query(`SELECT status, end_reason, invite_tried, version, initiated_at, accepted_at, ended_at
+    FROM call_sessions WHERE id = '${id}'`);
+  const events = await stack.query(`SELECT event_type AS type, user_id AS "by", created_at AS at FROM call_events
+    WHERE call_session_id = '${id}' ORDER BY seq`);
+  return { ...session, events, room: own.map((event) => ({ type: event.type, sender: event.sender, at: event.origin_server_ts })) };
+}
+
 /** The same of one room's timeline. */
 export async function auditRoom(stack, pair) {
   const lost = [];
@@ -284,7 +294,7 @@ export async function auditRoom(stack, pair) {
     const own = events.filter((event) => event.content.call_id === id);
     const invite = own.find((event) => event.type === 'm.call.invite');
     if (invite && !own.some((event) => ['m.call.hangup', 'm.call.reject'].includes(event.type))) {
-      lost.push(`${id} has an invite in the room and no end`);
+      lost.push(`${id} has an invite in the room and no end: ${JSON.stringify(await story(stack, id, own))}`);
     }
     if (invite && invite.origin_server_ts > call.started + call.ring_seconds * 1000 + SLACK_MS) late.push(`invite of ${id}`);
     for (const event of own) {

@@ -151,12 +151,19 @@ void cd_ob_discard(struct cd_outbox *o, struct cd_ob_item *it)
     }
 }
 
+/* What was tried may have arrived, whatever became of its token since: after a restart that is not
+ * even loaded yet. Its call's hang-up must follow. */
+static enum cd_sent_rc late(struct cd_outbox *o, struct cd_ob_user *u, const struct cd_ob_item *it)
+{
+    return it->row.tried || usable_token(o, u) ? CD_SENT_EXPIRED : CD_SENT_NO_TOKEN;
+}
+
 static bool expire_one(struct cd_outbox *o, struct cd_ob_user *u, int64_t wall_ms)
 {
     for (struct cd_ob_item *it = u->first; it; it = it->user_next) {
         if (it->leader || it->in_flight || it->row.deadline == 0 || it->row.deadline > wall_ms)
             continue;
-        cd_ob_finish(o, it, usable_token(o, u) ? CD_SENT_EXPIRED : CD_SENT_NO_TOKEN, NULL);
+        cd_ob_finish(o, it, late(o, u, it), NULL);
         return true;
     }
     return false;

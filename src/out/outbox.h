@@ -11,7 +11,7 @@ struct cd_outbox;
 
 enum cd_sent_rc {
     CD_SENT_OK,
-    CD_SENT_EXPIRED,  /* deadline passed before it could be sent */
+    CD_SENT_EXPIRED,  /* deadline passed before it could be sent, or before anybody knew whether it was */
     CD_SENT_REFUSED,  /* the homeserver said 4xx other than 401 and 429 */
     CD_SENT_NO_TOKEN  /* the user's token is gone or was refused, none came within the deadline */
 };
