@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/budget.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/secret.h"
@@ -20,6 +19,7 @@
 #include "in/ws.h"
 #include "live.h"
 #include "nodes.h"
+#include "relief.h"
 #include "restore.h"
 
 #define MAX_LISTENERS 16
@@ -264,29 +264,6 @@ static enum cd_rc migrate_at_start(struct daemon *d, struct cd_err *err)
     return CD_OK;
 }
 
-/* The owner of the largest queue goes, one a turn, until the budget has room again. */
-static void relieve(void *arg)
-{
-    struct cd_core *core = arg;
-    size_t freed;
-
-    core->relieving = false;
-    if (!cd_budget_full())
-        return;
-    freed = cd_ws_close_largest();
-    cd_log(CD_LOG_WARN, "daemon", "memory.full", NULL,
-           "limits.memory_mb is used up (%zu bytes); the largest queue, %zu bytes, was closed",
-           cd_budget_used(), freed);
-}
-
-static void memory_is_full(void *arg)
-{
-    struct cd_core *core = arg;
-
-    if (!core->relieving && core->loop)
-        core->relieving = cd_loop_defer(core->loop, relieve, core) == 0;
-}
-
 static void setup_sockets(struct cd_core *core)
 {
     const struct cd_conf *f = core->conf;
@@ -300,7 +277,7 @@ static void setup_sockets(struct cd_core *core)
         .max_sessions = (unsigned)f->limits.max_connections,
     };
 
-    cd_budget_setup((size_t)f->limits.memory_mb * 1024 * 1024, memory_is_full, core);
+    cd_relief_setup(core);
     cd_sock_setup(&cd_client_ops, core, &sc);
     cd_ws_set_proxy(f->server.path_prefix, f->server.trust_proxy);
     cd_ws_set_origins(f->server.cors_origins);
@@ -367,17 +344,37 @@ static enum cd_rc open_services(struct cd_core *core, struct cd_err *err)
 
 /* --- signals -------------------------------------------------------------------------------------- */
 
+/* Findings of the configuration, a line each. Through the log: stdio would wait for whoever reads stderr. */
+static void log_findings(const char *text)
+{
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        cd_log(CD_LOG_WARN, "daemon", "config.finding", NULL, "%.*s", (int)n, text);
+    }
+}
+
 static void reload(struct daemon *d)
 {
     struct cd_conf *fresh = NULL;
-    struct cd_err err;
+    struct cd_err err = {0};
+    char *said = NULL;
+    size_t n = 0;
+    FILE *findings = open_memstream(&said, &n);
+    enum cd_rc rc = findings ? cd_conf_load(d->conf_path, environ, &fresh, findings, &err)
+                             : cd_fail(&err, CD_E_NO_MEMORY, NULL);
 
-    if (cd_conf_load(d->conf_path, environ, &fresh, stderr, &err) != CD_OK) {
+    if (rc == CD_OK)
+        cd_conf_reload(d->core.conf, fresh, findings);
+    if (findings)
+        fclose(findings);
+    if (said)
+        log_findings(said);
+    free(said);
+    cd_conf_free(fresh);
+    if (rc != CD_OK) {
         cd_log(CD_LOG_ERROR, "daemon", "reload.failed", NULL, "nothing was changed: %s", err.text);
         return;
     }
-    cd_conf_reload(d->core.conf, fresh, stderr);
-    cd_conf_free(fresh);
     cd_http_set_rate(d->core.http, (unsigned)d->core.conf->limits.requests_per_second);
     cd_auth_set_rate(d->core.auth, (unsigned)d->core.conf->limits.user_requests_per_second);
     cd_auth_set_admins(d->core.auth, d->core.conf->admin.users, d->core.conf->admin.token_file);

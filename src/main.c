@@ -1,4 +1,7 @@
 /* main.c -- the command line: the daemon itself and the commands that need no running daemon. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,6 +211,17 @@ static enum cd_log_level level_of(const char *name)
     return CD_LOG_INFO;
 }
 
+/* A daemon outlives whoever started it. A closed stderr must not become the number of a database's socket,
+ * which the log would then be written to; nor may a reader that went away end us. */
+static void outlive_readers(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) != fd)
+            exit(1); /* and nobody could be told */
+    signal(SIGPIPE, SIG_IGN);
+    cd_log_never_block();
+}
+
 static int usable_dev(const struct invocation *inv)
 {
     if (inv->listen && !inv->dev)
@@ -280,6 +294,8 @@ int main(int argc, char **argv)
         status = usable_dev(&inv);
     if (status >= 0)
         return status;
+    if (!inv.command)
+        outlive_readers();
     if (cd_secret_init() != 0) {
         fputs("matrix-calld: libsodium did not start\n", stderr);
         return 1;

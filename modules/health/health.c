@@ -5,6 +5,7 @@
 
 #include "base/budget.h"
 #include "base/clock.h"
+#include "base/log.h"
 
 static enum cd_rc reply(struct cd_req *req, int status, struct cd_buf *b)
 {
@@ -179,6 +180,8 @@ static enum cd_rc metrics(void *self, struct cd_req *req)
     call_metrics(&b, core);
     traffic_metrics(&b, core);
     memory_metrics(&b);
+    cd_metric(&b, "log_dropped_total", "counter", "Lines of the log that stderr did not take.",
+              (double)cd_log_dropped());
     for (size_t i = 0; cd_modules[i]; i++)
         if (cd_modules[i]->metrics)
             cd_modules[i]->metrics(core, &b);

@@ -15,6 +15,11 @@ struct cd_log_ctx {
 
 /** @param json  JSON lines, else text; @param level  lines below it are dropped */
 void cd_log_setup(enum cd_log_level level, int json);
+/** From now on a stderr that nobody reads costs lines, not time: a pipe or terminal is opened anew as
+ * non-blocking (fd 2 is replaced), a socket is sent to without waiting. For the daemon, once, at start. */
+void cd_log_never_block(void);
+/** @return lines that stderr did not take since the start; each run of them is told of by `lines.dropped` */
+unsigned long long cd_log_dropped(void);
 int cd_log_enabled(enum cd_log_level level);
 
 /** Write one line: ts lvl ev mod call_id conn user room msg.

@@ -232,6 +232,36 @@ void cd_eio_client_closed(struct cd_eio *s)
     cd_eio_end(s, 1000);
 }
 
+static struct cd_eio *largest(void)
+{
+    struct cd_eio *most = NULL, *s;
+    size_t pos = 0;
+
+    while ((s = cd_map_next(&server.sessions, &pos)))
+        if (s->out.n && s->state == CD_EIO_OPEN && (!most || s->out.n > most->out.n))
+            most = s;
+    return most;
+}
+
+size_t cd_eio_largest(void)
+{
+    const struct cd_eio *most = largest();
+
+    return most ? most->out.n : 0;
+}
+
+size_t cd_eio_close_largest(void)
+{
+    struct cd_eio *most = largest();
+    size_t bytes = most ? most->out.n : 0;
+
+    if (most) {
+        cd_eio_queue_done(most);
+        cd_eio_close(most);
+    }
+    return bytes;
+}
+
 /* --- heartbeat -------------------------------------------------------------------------------- */
 
 static void beat(void *arg)

@@ -37,5 +37,9 @@ void cd_eio_close_now(struct cd_eio *session);
 /** Shutdown: drop what still waits for a last poll. */
 void cd_eio_forget_all(void);
 void cd_eio_counts(size_t *polling, size_t *websocket);
+/** The largest queue of a polling session [bytes]; that of a WebSocket is the connection's own. */
+size_t cd_eio_largest(void);
+/** Close that session; nothing of its queue is kept. @return bytes freed */
+size_t cd_eio_close_largest(void);
 
 #endif

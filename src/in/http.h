@@ -114,6 +114,9 @@ int64_t cd_http_line_ms(const struct cd_http *http);
 void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct sockaddr *addr,
                    socklen_t addr_len);
 
+/** Refuse a connection of which nothing was read yet. @param fd  closed @param text  one sentence */
+void cd_http_turn_away(struct cd_http *http, int fd, int status, const char *text);
+
 struct cd_http_stats {
     uint64_t requests, refused, limited, too_slow, parked_now, connections_now, bytes_in;
     uint64_t by_status[6]; /* index 1..5: 1xx..5xx */

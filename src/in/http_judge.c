@@ -28,6 +28,8 @@
 #define HEAD_DEADLINE_MS 20000 /* unless the settings say otherwise */
 #define BODY_DEADLINE_MS 30000
 #define FORWARDED_BYTES 1024
+#define SMALL_BODY_BYTES 1024
+#define RETRY_AFTER_MS 5000
 #define ADDRESSES_MAX 65536 /* whose rates are remembered */
 
 static const size_t body_caps[] = {
@@ -189,19 +191,29 @@ static enum http_verdict judge_handshake(struct cd_req *req)
     return HTTP_UPGRADE;
 }
 
+/* What ends a call fits into a small body: those that have a connection may do so whatever others hoard. */
 static bool reserve(struct cd_req *req, size_t bytes)
 {
     struct cd_http *http = req->http;
 
     if (bytes <= req->reserved)
         return true;
-    if (cd_budget_full() ||
-        (http->body_budget && http->body_used + (bytes - req->reserved) > http->body_budget))
+    if (bytes > SMALL_BODY_BYTES &&
+        (cd_budget_full() ||
+         (http->body_budget && http->body_used + (bytes - req->reserved) > http->body_budget)))
         return false;
     cd_budget_take(CD_BUDGET_BODIES, bytes - req->reserved);
     http->body_used += bytes - req->reserved;
     req->reserved = bytes;
     return true;
+}
+
+static enum cd_rc no_room(struct cd_req *req)
+{
+    enum cd_rc rc = cd_fail(&req->err, CD_E_OVERLOADED, "The server is short of memory; try again later.");
+
+    req->err.retry_after_ms = RETRY_AFTER_MS;
+    return rc;
 }
 
 void cd_http_release_body(struct cd_req *req)
@@ -232,7 +244,7 @@ static enum cd_rc judge_body(struct cd_req *req)
     if (n > req->body_cap)
         return cd_fail(&req->err, CD_E_TOO_LARGE, "The body has %llu bytes; this route takes %zu.",
                        (unsigned long long)n, req->body_cap);
-    return reserve(req, (size_t)n) ? CD_OK : cd_fail(&req->err, CD_E_OVERLOADED, NULL);
+    return reserve(req, (size_t)n) ? CD_OK : no_room(req);
 }
 
 enum http_verdict cd_http_judge_auth(struct cd_req *req, enum cd_rc rc)
@@ -296,7 +308,7 @@ enum http_verdict cd_http_judge(struct cd_req *req)
     if (!set_client(req)) {
         req->has_body = true; /* close: the connection itself is one too many */
         cd_fail(&req->err, CD_E_LIMITED, "Too many connections from your address.");
-        req->err.retry_after_ms = 5000;
+        req->err.retry_after_ms = RETRY_AFTER_MS;
         return refuse(req, CD_E_LIMITED);
     }
     if (req->http->draining) {
@@ -334,7 +346,7 @@ enum cd_rc cd_http_add_body(struct cd_req *req, const char *p, size_t n)
         return cd_fail(&req->err, CD_E_TOO_LARGE, "This route takes a body of %zu bytes.",
                        req->body_cap);
     if (!reserve(req, req->body.n + n))
-        return cd_fail(&req->err, CD_E_OVERLOADED, NULL);
+        return no_room(req);
     if (!req->body.max)
         cd_buf_init(&req->body, req->body_cap);
     cd_buf_add(&req->body, p, n);
@@ -472,7 +484,7 @@ static struct http_daemon *daemon_of(struct cd_http *http, enum cd_role role)
     return http->daemons[role == CD_ROLE_PUBLIC ? 0 : role == CD_ROLE_APPSERVICE ? 1 : 2];
 }
 
-static void turn_away(struct cd_http *http, int fd, int status, const char *text)
+void cd_http_turn_away(struct cd_http *http, int fd, int status, const char *text)
 {
     http->stats.refused++;
     cd_http_raw_refuse(http->loop, fd, http->cors_origins, NULL, status, text);
@@ -486,22 +498,22 @@ void cd_http_adopt(struct cd_http *http, int fd, enum cd_role role, const struct
     char ip[CD_IP_LEN];
 
     if (!d || http->draining) {
-        turn_away(http, fd, 503, "The server is stopping.");
+        cd_http_turn_away(http, fd, 503, "The server is stopping.");
         return;
     }
     if (role == CD_ROLE_PUBLIC && http->stats.connections_now >= http->max_connections) {
-        turn_away(http, fd, 503, "The server has as many connections as it may.");
+        cd_http_turn_away(http, fd, 503, "The server has as many connections as it may.");
         return;
     }
     if (role == CD_ROLE_PUBLIC && cd_budget_high()) {
-        turn_away(http, fd, 503, "The server is short of memory; try again later.");
+        cd_http_turn_away(http, fd, 503, "The server is short of memory; try again later.");
         return;
     }
     cd_proxy_peer(addr, addr_len, ip);
     http->adopt_counted = role == CD_ROLE_PUBLIC && !cd_proxy_trusts(&http->proxy, ip);
     if (http->adopt_counted && !cd_peers_take(ip)) {
         http->adopt_counted = false;
-        turn_away(http, fd, 429, "Too many connections from your address.");
+        cd_http_turn_away(http, fd, 429, "Too many connections from your address.");
         return;
     }
     cd_http_daemon_add(d, fd, addr, addr_len);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fds.h"
 #include "base/log.h"
 #include "loop/loop.h"
 
@@ -74,7 +75,7 @@ static void swallow(void *arg, uint32_t events)
 
 void cd_linger(struct cd_loop *loop, int fd)
 {
-    struct slow_close *l = all.n < LINGER_MAX ? calloc(1, sizeof(*l)) : NULL;
+    struct slow_close *l = all.n < LINGER_MAX && !cd_fds_scarce(fd) ? calloc(1, sizeof(*l)) : NULL;
 
     if (l) {
         l->loop = loop;

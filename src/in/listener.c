@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fds.h"
 #include "base/log.h"
 #include "in/classify.h"
 #include "in/proxy.h"
@@ -56,6 +57,7 @@ struct cd_listener {
     char *unix_path; /* to be removed; NULL for TCP */
     char text[160];
     int fd;
+    bool failing; /* said so, and nothing was accepted since */
     struct waiting *first;
     unsigned waiting_n;
 };
@@ -182,9 +184,19 @@ static void accept_again(void *arg)
 /* Out of descriptors: the level-triggered socket would spin, so look away for a moment. */
 static void rest(struct cd_listener *l, int error)
 {
-    cd_log(CD_LOG_WARN, "in", "accept.failed", NULL, "%s: errno %d", l->text, error);
+    if (!l->failing)
+        cd_log(CD_LOG_ERROR, "in", "accept.failed", NULL, "%s: %s; tried again until it works", l->text,
+               strerror(error));
+    l->failing = true;
     cd_io_mod(l->io, 0);
     cd_timer_set(l->loop, &l->retry, RETRY_MS, accept_again, l);
+}
+
+static void works(struct cd_listener *l)
+{
+    if (l->failing)
+        cd_log(CD_LOG_INFO, "in", "accept.works", NULL, "%s: everybody who waited was taken", l->text);
+    l->failing = false;
 }
 
 /* A peer that is gone without a word is noticed by the kernel: idle WebSockets on /ws have no heartbeat. */
@@ -195,6 +207,17 @@ static void tune(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){KEEPALIVE_IDLE_S}, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){KEEPALIVE_STEP_S}, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){KEEPALIVE_PROBES}, sizeof(int));
+}
+
+/* The last descriptors are for the database, the homeserver and the admin. */
+static void turn_away(struct cd_listener *l, int fd)
+{
+    char bin[4096];
+
+    /* what has come already would make the close a reset, which overtakes the answer */
+    for (int i = 0; i < 16 && recv(fd, bin, sizeof(bin), MSG_DONTWAIT) > 0; i++)
+        ;
+    cd_http_turn_away(l->http, fd, 503, "The server has no room for another connection; try again later.");
 }
 
 static void accept_some(void *arg, uint32_t events)
@@ -211,9 +234,15 @@ static void accept_some(void *arg, uint32_t events)
         if (fd < 0) {
             if (errno == ECONNABORTED || errno == EINTR)
                 continue;
-            if (errno != EAGAIN)
+            if (errno == EAGAIN)
+                works(l);
+            else
                 rest(l, errno);
             return;
+        }
+        if (l->role == CD_ROLE_PUBLIC && cd_fds_scarce(fd)) {
+            turn_away(l, fd);
+            continue;
         }
         if (!l->unix_path)
             tune(fd);

@@ -597,17 +597,19 @@ void cd_ws_close_all(void)
     }
 }
 
-size_t cd_ws_close_largest(void)
+size_t cd_ws_close_largest(size_t above)
 {
     struct cd_ws *most = NULL;
-    size_t bytes;
+    size_t bytes = above;
 
-    for (struct cd_ws *w = ws.first; w; w = w->next)
-        if (w->queued_bytes && !w->closing && (!most || w->queued_bytes > most->queued_bytes))
+    for (struct cd_ws *w = ws.first; w; w = w->next) {
+        if (w->queued_bytes > bytes && !w->closing) {
             most = w;
+            bytes = w->queued_bytes;
+        }
+    }
     if (!most)
         return 0;
-    bytes = most->queued_bytes;
     drop_queue(most);
     cd_ws_close(most, 1013, "server short of memory");
     return bytes;

@@ -69,7 +69,7 @@ void cd_ws_close(struct cd_ws *ws, uint16_t code, const char *reason);
 void cd_ws_close_all(void);
 size_t cd_ws_count(void);
 /** The memory budget is used up: close the connection with the largest queue, 1013.
- * @return bytes freed, 0 when nothing is queued anywhere */
-size_t cd_ws_close_largest(void);
+ * @param above  only one with more bytes than these. @return bytes freed, 0: there is none */
+size_t cd_ws_close_largest(size_t above);
 
 #endif

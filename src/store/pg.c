@@ -156,7 +156,7 @@ static void answer_flush(struct pg_store *s, struct pg_op *op)
 
 static void kick_now(struct pg_store *s)
 {
-    if (s->phase != PG_IDLE)
+    if (s->phase != PG_IDLE || pg_gives_up(s))
         return;
     while (s->head && s->head->kind == PG_OP_FLUSH)
         answer_flush(s, unlink_after(s, NULL));

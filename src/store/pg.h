@@ -134,6 +134,7 @@ struct pg_store {
     bool unknown;     /* the batch was sent over a connection that is lost */
     char owner[CD_PARTY_ID_LEN + 1];
     int64_t epoch, next_mark;
+    char unable[6]; /* why the server could not write the last batch; "": it could */
     bool robbed; /* somebody else raised the epoch */
     struct pg_lease lease;
     struct pg_op *batch[PG_BATCH_MAX];
@@ -176,6 +177,9 @@ bool pg_hangs(const struct pg_store *s);
 void cd_pg_watch(struct cd_store *b, const struct pg_watch *watch);
 /** With each tick: tell the watcher when nothing is answered. */
 void pg_look(struct pg_store *s, int64_t now);
+/** The server could not write the last batch, whose other receivers have been told: tell the watcher.
+ * @return true: it took over what waits */
+bool pg_gives_up(struct pg_store *s);
 /** Give up what is under way: every op is handed back in its order, whether its outcome is known or not;
  * reads are answered DOWN; the connections are made anew. @return a list by `next` */
 struct pg_op *pg_suspend(struct pg_store *s);

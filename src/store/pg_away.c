@@ -1,6 +1,7 @@
 /* pg_away.c -- the PostgreSQL store as the spool sees it: does it answer, and hand back what it holds.
  * In: how long things wait. Out: the watcher's callbacks, ops. Why: a server that refuses, resets or hangs
  * must cost a call two seconds at most. State: away and watch of struct pg_store. Blocks: never. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -41,6 +42,19 @@ void pg_look(struct pg_store *s, int64_t now)
         s->watch->away(s->watch->arg, "no connection for 2 s");
     else if (!lost)
         pg_reads_ping(s->reads, now, PING_MS);
+}
+
+bool pg_gives_up(struct pg_store *s)
+{
+    char why[32];
+
+    if (!s->unable[0] || s->delivering)
+        return false; /* what is being told may change what the watcher begins with */
+    snprintf(why, sizeof why, "it cannot write (%s)", s->unable);
+    s->unable[0] = '\0';
+    if (s->watch && !s->divert)
+        s->watch->away(s->watch->arg, why);
+    return s->divert;
 }
 
 /* What concerns the database alone is asked again when it is back. */

@@ -300,7 +300,7 @@ static void take_diag(struct pg_op *op, const PGresult *res)
         snprintf(op->live, sizeof op->live, "%s", PQgetvalue(res, 0, 3));
 }
 
-enum verdict { V_OK, V_ASK, V_RETRY };
+enum verdict { V_OK, V_ASK, V_RETRY, V_AWAY };
 
 /* A row is there that must not be, or is not there that must: somebody was faster. */
 static bool is_conflict(const char *state)
@@ -308,13 +308,23 @@ static bool is_conflict(const char *state)
     return strcmp(state, "22012") == 0 || strcmp(state, "23505") == 0 || strcmp(state, "23503") == 0;
 }
 
+/* Not this change, but the server: its disk is full, it is out of memory or connections, shutting down,
+ * its files fail, or it became a standby. That passes, and is no reason to refuse anything. */
+static bool is_unable(const char *state)
+{
+    return strncmp(state, "53", 2) == 0 || strncmp(state, "57P", 3) == 0 || strncmp(state, "58", 2) == 0 ||
+           strcmp(state, "25006") == 0;
+}
+
 /* What a single op's failure means. Sets op->rc, unless it has to be asked for or tried again. */
-static enum verdict judge(struct pg_op *op)
+static enum verdict judge(const struct pg_store *s, struct pg_op *op)
 {
     const char *st = op->sqlstate;
 
     if (!op->failed)
         return V_OK;
+    if (is_unable(st) && s->watch && !s->divert)
+        return V_AWAY;
     if (op->kind == PG_OP_CHANGE && is_conflict(st))
         return V_ASK;
     if ((strncmp(st, "40", 2) == 0 || strcmp(st, "55P03") == 0) && op->retries++ < RETRIES_MAX)
@@ -359,12 +369,16 @@ static void end_singles(struct pg_store *s)
     for (size_t i = 0; i < s->n_batch; i++) {
         struct pg_op *op = s->batch[i];
 
-        switch (judge(op)) {
+        switch (judge(s, op)) {
         case V_OK:
             done[n_done++] = op;
             break;
         case V_ASK:
             s->batch[n_ask++] = op;
+            break;
+        case V_AWAY:
+            memcpy(s->unable, op->sqlstate, sizeof s->unable);
+            again[n_again++] = op;
             break;
         case V_RETRY:
             again[n_again++] = op;
@@ -407,7 +421,7 @@ static void note_failure(struct pg_store *s, const struct pg_expect *e, const PG
     struct pg_op *op = s->batch[e->op];
     bool ours = op->kind == PG_OP_CHANGE && state && is_conflict(state);
 
-    if (e->what == CD_PG_MARK) {
+    if (e->what == CD_PG_MARK && !(state && is_unable(state))) {
         cd_pgconn_reset(s->write, "another connection took over");
         return;
     }
