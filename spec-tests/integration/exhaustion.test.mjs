@@ -56,6 +56,14 @@ class Silent {
     return client;
   }
 
+  /** One that was answered once, and stays. */
+  static async known(origin) {
+    const client = await Silent.open(origin, 'GET /health HTTP/1.1\r\nHost: x\r\n\r\n');
+    await until(() => client.heard.includes('"ok"'), { what: 'its first answer' });
+    client.heard = '';
+    return client;
+  }
+
   close() {
     this.socket.destroy();
   }
@@ -253,7 +261,7 @@ const BODY = 256 * 1024; // as large as the routes take
 async function hogs(origin, n) {
   const head = `POST /api/calls/initiate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer dev_hog\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${BODY}\r\n\r\n{`;
-  const clients = await Promise.all(Array.from({ length: n }, () => Silent.open(origin)));
+  const clients = await Promise.all(Array.from({ length: n }, () => Silent.known(origin)));
   return { clients, send: () => clients.forEach((one) => one.socket.write(head)) };
 }
 
@@ -261,9 +269,7 @@ test('the memory budget is used up: bodies and new calls get 503, running calls 
   const dev = await start(t, { CALLD_LIMITS_MEMORY_MB: '64' });
   const call = await DevCall.open(dev);
   const other = await DevCall.open(dev);
-  const kept = await Silent.open(dev.origin, 'GET /health HTTP/1.1\r\nHost: x\r\n\r\n'); // was there before
-  await until(() => kept.heard.includes('"ok"'), { what: 'its first answer' });
-  kept.heard = '';
+  const kept = await Silent.known(dev.origin); // was there before
   const { clients, send } = await hogs(dev.origin, 64 * MIB / BODY + 16);
   send();
   const used = () => metric(dev.admin, 'memory_bytes', '{for="bodies"}');
