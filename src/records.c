@@ -91,7 +91,7 @@ static bool was_enabled(const struct cd_event_row *row)
 {
     struct cd_str data = cd_str_of(row->data), value;
 
-    return data.n && cd_json_valid(data, 8) && cd_json_kind(data) == CD_JSON_OBJECT &&
+    return data.n && cd_json_is_object(data, 8) &&
            cd_json_find(data, "enabled", &value) && cd_json_kind(value) == CD_JSON_TRUE;
 }
 

@@ -87,11 +87,6 @@ static bool is_counterpart(const struct cd_call *c, const struct cd_mx_in *in)
     return side == CD_MX_CALLER || (c->status != CD_RINGING && cd_mx_is_ours(c, CD_MX_CALLER));
 }
 
-static bool is_active(const struct cd_call *c)
-{
-    return c->status == CD_ACCEPTED || c->status == CD_CONNECTED;
-}
-
 /* --- signals ---------------------------------------------------------------------------------- */
 
 static void relay(struct cd_live *live, const struct cd_sig *sig)
@@ -232,7 +227,7 @@ static void release_early(struct cd_mx *m)
     for (size_t i = 0; i < m->n_early; i++) {
         struct cd_mx_early *e = &m->early[i];
 
-        if (is_active(c) && p && p->side == CD_SIDE_MATRIX && p->party_id &&
+        if (cd_call_is_active(c) && p && p->side == CD_SIDE_MATRIX && p->party_id &&
             strcmp(p->party_id, e->party) == 0)
             cd_mx_relay_candidates(m->live, p->user_id, e->party,
                                    (struct cd_str){e->list.p, e->list.n});
@@ -282,7 +277,7 @@ static void on_negotiate(struct cd_live *live, const struct cd_mx_in *in)
     const char *sdp = cd_mx_text(d, "sdp"), *type = cd_mx_text(d, "type");
     struct cd_mx *m;
 
-    if (!is_active(live->cur) || !is_counterpart(live->cur, in) || !sdp ||
+    if (!cd_call_is_active(live->cur) || !is_counterpart(live->cur, in) || !sdp ||
         in->age_ms >= cd_mx_number(in->content, "lifetime", 60000))
         return;
     m = note_modern(live);
@@ -304,7 +299,7 @@ static void on_metadata(struct cd_live *live, const struct cd_mx_in *in)
     const struct cd_participant *p = cd_call_participant_const(live->cur, in->sender);
     bool audio, video;
 
-    if (!is_active(live->cur) || !is_counterpart(live->cur, in) || !p)
+    if (!cd_call_is_active(live->cur) || !is_counterpart(live->cur, in) || !p)
         return;
     note_modern(live);
     audio = p->audio_enabled;
@@ -393,7 +388,7 @@ static void on_select(struct cd_live *live, const struct cd_mx_in *in)
     const char *selected = cd_mx_text(in->content, "selected_party_id");
     struct cd_cmd cmd = cmd_of(in, CD_EV_SELECT_OTHER);
 
-    if (!selected || strlen(selected) > CD_MAX_ID || !callee || !is_active(c) ||
+    if (!selected || strlen(selected) > CD_MAX_ID || !callee || !cd_call_is_active(c) ||
         cd_mx_side_of(c, in->sender) != CD_MX_CALLER || cd_mx_is_ours(c, CD_MX_CALLER) ||
         !is_party(cd_mx_participant(c, CD_MX_CALLER), in))
         return;

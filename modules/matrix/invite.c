@@ -151,13 +151,6 @@ static bool settle_glare(struct looking *k)
 
 /* --- the call --------------------------------------------------------------------------------- */
 
-static bool is_local(const struct cd_core *core, const char *user)
-{
-    const char *server = core->conf->matrix.server_name, *colon = strchr(user, ':');
-
-    return !server[0] || (colon && strcmp(colon + 1, server) == 0);
-}
-
 /* Is this somebody our clients act for? */
 static bool is_known(struct cd_core *core, const char *user)
 {
@@ -264,8 +257,8 @@ static void decide(struct looking *k)
 {
     const struct cd_mx_in *in = &k->invite->in;
     struct cd_core *core = in->core;
-    bool rings = is_local(core, k->callee) && !k->ignored && !k->encrypted && !k->stale &&
-                 core->conf->calls.enabled;
+    bool rings = cd_is_local_user(k->callee, core->conf->matrix.server_name) && !k->ignored &&
+                 !k->encrypted && !k->stale && core->conf->calls.enabled;
     bool ours = rings && is_known(core, k->callee);
 
     if (remaining_ms(in) == 0) {
@@ -358,7 +351,7 @@ static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct 
     if (rc != CD_OK) { /* nobody whose token we hold is in that room */
         if (!callee)
             callee = cd_rooms_hinted_other(in->core->rooms, in->room_id, in->sender);
-        if (!callee || !is_local(in->core, callee))
+        if (!callee || !cd_is_local_user(callee, in->core->conf->matrix.server_name))
             return "the room's members are not known";
     } else {
         if (!is_listed(room, in->sender))
@@ -413,7 +406,7 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room,
         k->encrypted = room->encrypted;
         take_names(k, room);
     }
-    if (is_local(in->core, k->callee))
+    if (cd_is_local_user(k->callee, in->core->conf->matrix.server_name))
         cd_rooms_ignored(in->core->rooms, in->sender, k->callee, on_ignored, k);
     else
         decide(k);

@@ -16,11 +16,6 @@
 #define RANK_DROPPABLE 9 /* of what nobody needs once the call is over */
 #define RETRY_MS 250 /* a commit is in flight: look again */
 
-static bool is_active(const struct cd_call *c)
-{
-    return c->status == CD_ACCEPTED || c->status == CD_CONNECTED;
-}
-
 /* --- what is due ------------------------------------------------------------------------------ */
 
 static bool is_invite_due(const struct cd_live *live, const struct cd_call *c)
@@ -36,7 +31,7 @@ static bool is_answer_due(const struct cd_live *live, const struct cd_call *c)
 {
     const struct cd_mx *m = live->mx;
 
-    return m && m->side[CD_MX_CALLEE].sdp && !m->answer_written && is_active(c) &&
+    return m && m->side[CD_MX_CALLEE].sdp && !m->answer_written && cd_call_is_active(c) &&
            cd_mx_is_ours(c, CD_MX_CALLEE) && cd_mx_mirrors(live, c);
 }
 
@@ -221,7 +216,7 @@ static void tell_switches(struct cd_live *live, int side)
     const struct cd_participant *p = cd_mx_participant(live->cur, side);
     struct cd_mx_rows rows = {0};
 
-    if (!m->negotiates || !s->based_ms || !is_active(live->cur) ||
+    if (!m->negotiates || !s->based_ms || !cd_call_is_active(live->cur) ||
         !cd_mx_is_ours(live->cur, side) ||
         !cd_mx_has_counterpart(live->cur) || !cd_mx_mirrors(live, live->cur) ||
         (p->audio_enabled == s->said_audio && p->video_enabled == s->said_video))
@@ -297,7 +292,7 @@ static void renegotiate(struct cd_mx *m, int side, bool is_answer)
     struct cd_live *live = m->live;
     struct cd_mx_rows rows = {0};
 
-    if (!m->negotiates || !live->cur || !is_active(live->cur) || !cd_mx_is_ours(live->cur, side) ||
+    if (!m->negotiates || !live->cur || !cd_call_is_active(live->cur) || !cd_mx_is_ours(live->cur, side) ||
         !cd_mx_mirrors(live, live->cur))
         return;
     cd_mx_add_negotiate(&rows, m, live->cur, side, is_answer);
@@ -385,7 +380,7 @@ static void restore_progress(struct cd_mx *m, bool invite_row, bool answer_row)
         if (told && live->mx_state == CD_MX_WAITING_FOR_OFFER)
             live->mx_state = CD_MX_SENT;
     }
-    m->answer_written = answer_row || (is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
+    m->answer_written = answer_row || (cd_call_is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
 }
 
 void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,

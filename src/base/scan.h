@@ -50,6 +50,8 @@ size_t cd_json_pick_index(struct cd_str key, const struct cd_json_pick *picks, s
 size_t cd_json_split(struct cd_str text, size_t *out_start);
 
 enum cd_json_kind cd_json_kind(struct cd_str value);
+/** Valid, and an object? */
+bool cd_json_is_object(struct cd_str text, unsigned max_depth);
 
 /** Walk the members of a VALIDATED object. *pos starts at 0.
  * @param key    raw text between the quotes (escapes not resolved)

@@ -125,6 +125,11 @@ enum cd_json_kind cd_json_kind(struct cd_str value)
     }
 }
 
+bool cd_json_is_object(struct cd_str text, unsigned max_depth)
+{
+    return cd_json_valid(text, max_depth) && cd_json_kind(text) == CD_JSON_OBJECT;
+}
+
 /* Step to the next entry of a container. @return its first byte's place, 0 at the end */
 static size_t next_entry(struct cd_str s, size_t at, char open, char close)
 {
@@ -191,17 +196,6 @@ bool cd_json_find(struct cd_str object, const char *name, struct cd_str *value)
     return found.p != NULL;
 }
 
-static int hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 /* Four hex digits at s.p[at]. @return the code unit, or -1 */
 static long code_unit(struct cd_str s, size_t at)
 {
@@ -210,7 +204,7 @@ static long code_unit(struct cd_str s, size_t at)
     if (at + 4 > s.n)
         return -1;
     for (size_t i = 0; i < 4; i++) {
-        int d = hex_value(s.p[at + i]);
+        int d = cd_hex_digit(s.p[at + i]);
 
         if (d < 0)
             return -1;

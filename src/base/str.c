@@ -77,7 +77,7 @@ bool cd_utf8_valid(const char *text, size_t n)
     return true;
 }
 
-static int hex_digit(char c)
+int cd_hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
@@ -88,6 +88,13 @@ static int hex_digit(char c)
     return -1;
 }
 
+bool cd_is_local_user(const char *user_id, const char *server_name)
+{
+    const char *colon = strchr(user_id, ':');
+
+    return user_id[0] == '@' && colon && (!server_name[0] || strcmp(colon + 1, server_name) == 0);
+}
+
 long cd_percent_decode(struct cd_str s, bool plus_is_space, char *out, size_t out_size)
 {
     size_t n = 0;
@@ -96,8 +103,8 @@ long cd_percent_decode(struct cd_str s, bool plus_is_space, char *out, size_t ou
         char c = s.p[i];
 
         if (c == '%') {
-            int hi = i + 2 < s.n ? hex_digit(s.p[i + 1]) : -1;
-            int lo = hi >= 0 ? hex_digit(s.p[i + 2]) : -1;
+            int hi = i + 2 < s.n ? cd_hex_digit(s.p[i + 1]) : -1;
+            int lo = hi >= 0 ? cd_hex_digit(s.p[i + 2]) : -1;
             if (lo < 0 || (hi == 0 && lo == 0))
                 return -1;
             c = (char)(hi << 4 | lo);

@@ -48,6 +48,13 @@ bool cd_parse_u64(struct cd_str s, uint64_t min, uint64_t max, uint64_t *out);
 /** Valid UTF-8: no overlong forms, no surrogates, nothing above U+10FFFF. */
 bool cd_utf8_valid(const char *p, size_t n);
 
+/** @return 0 to 15, or -1: no hexadecimal digit */
+int cd_hex_digit(char c);
+
+/** Is this a Matrix user id of that server (specification, appendices, "User Identifiers")?
+ * @param server_name  "": not known, any will do */
+bool cd_is_local_user(const char *user_id, const char *server_name);
+
 /** Percent-decode one path or query segment into @p out (NUL-terminated).
  * @param plus_is_space  query strings write blanks as '+'
  * @return bytes written, or -1: bad escape, %00, or out_size too small */

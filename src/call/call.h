@@ -124,6 +124,12 @@ static inline bool cd_status_final(enum cd_status s)
     return s >= CD_ENDED;
 }
 
+/** Answered, and not over. */
+static inline bool cd_call_is_active(const struct cd_call *c)
+{
+    return c->status == CD_ACCEPTED || c->status == CD_CONNECTED;
+}
+
 struct cd_call *cd_call_new(void);
 /** Deep copy. @return NULL out of memory */
 struct cd_call *cd_call_clone(const struct cd_call *c);

@@ -171,14 +171,6 @@ static int text_member(struct cd_str object, const char *name, char *out, size_t
     return cd_json_text(value, out, size) > 0 ? 1 : -1;
 }
 
-static bool is_local(const struct cd_auth_svc *a, const char *user_id)
-{
-    const char *colon = strchr(user_id, ':');
-
-    return user_id[0] == '@' && colon && (!*a->server_name || strcmp(colon + 1,
-                                                                     a->server_name) == 0);
-}
-
 static enum cd_rc judge_user(struct cd_auth_check *c, struct cd_str body, struct cd_principal **out,
                              struct cd_err *err)
 {
@@ -187,13 +179,13 @@ static enum cd_rc judge_user(struct cd_auth_check *c, struct cd_str body, struct
     struct cd_str guest;
     int has_device;
 
-    if (!cd_json_valid(body, 16) || cd_json_kind(body) != CD_JSON_OBJECT ||
+    if (!cd_json_is_object(body, 16) ||
         text_member(body, "user_id", user, sizeof(user)) != 1)
         return cd_fail(err, CD_E_HOMESERVER, "The homeserver's whoami answer makes no sense.");
     has_device = text_member(body, "device_id", device, sizeof(device));
     if (has_device < 0)
         return cd_fail(err, CD_E_HOMESERVER, "The homeserver's whoami answer makes no sense.");
-    if (!is_local(a, user))
+    if (!cd_is_local_user(user, a->server_name))
         return cd_fail(err, CD_E_UNKNOWN_TOKEN,
                        "This token belongs to a user of another server; sign in on %s.",
                            a->server_name);
@@ -211,7 +203,7 @@ static enum cd_rc judge_401(struct cd_str body, struct cd_err *err)
 {
     char errcode[64] = "";
     struct cd_str soft;
-    bool object = cd_json_valid(body, 16) && cd_json_kind(body) == CD_JSON_OBJECT;
+    bool object = cd_json_is_object(body, 16);
 
     if (object)
         text_member(body, "errcode", errcode, sizeof(errcode));

@@ -280,7 +280,7 @@ static void refuse_text(struct conn *c, struct cd_str message)
         return;
     }
     cd_sio_fail_depth(&err);
-    if (cd_json_valid(message, UINT_MAX) && cd_json_kind(message) == CD_JSON_OBJECT) {
+    if (cd_json_is_object(message, UINT_MAX)) {
         if (cd_json_find(message, "type", &value) && cd_json_text(value, type, sizeof(type)) < 0)
             type[0] = '\0';
         if (cd_json_find(message, "id", &value) && !cd_json_int(value, &id))

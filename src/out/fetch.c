@@ -90,8 +90,7 @@ static long retry_after_ms(struct flight *f, long status)
 
     if (curl_easy_getinfo(f->easy, CURLINFO_RETRY_AFTER, &seconds) == CURLE_OK && seconds > 0)
         return (long)(seconds > MAX_RETRY_AFTER_S ? MAX_RETRY_AFTER_S : seconds) * 1000;
-    if (status < 400 || body.n == 0 || body.n > RETRY_BODY_BYTES || !cd_json_valid(body, 32) ||
-        cd_json_kind(body) != CD_JSON_OBJECT)
+    if (status < 400 || body.n == 0 || body.n > RETRY_BODY_BYTES || !cd_json_is_object(body, 32))
         return -1;
     if (!cd_json_find(body, "retry_after_ms", &value) || !cd_json_int(value, &ms) || ms < 0)
         return -1;

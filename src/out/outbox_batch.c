@@ -22,7 +22,7 @@ static bool is_candidates(struct cd_str content)
 {
     struct cd_str list;
 
-    return cd_json_valid(content, 32) && cd_json_kind(content) == CD_JSON_OBJECT &&
+    return cd_json_is_object(content, 32) &&
            cd_json_find(content, "candidates", &list) && cd_json_kind(list) == CD_JSON_ARRAY;
 }
 

@@ -201,7 +201,7 @@ bool cd_ob_echo_in(const struct cd_ob_item *it, struct cd_str body)
 {
     struct cd_str chunk;
 
-    if (!cd_json_valid(body, DEPTH_MAX) || cd_json_kind(body) != CD_JSON_OBJECT ||
+    if (!cd_json_is_object(body, DEPTH_MAX) ||
         !cd_json_find(body, "chunk", &chunk) || cd_json_kind(chunk) != CD_JSON_ARRAY)
         return false;
     for (; it; it = it->batch) {

@@ -87,7 +87,7 @@ static void sent(struct cd_outbox *o, struct cd_ob_item *it, struct cd_str body)
 {
     char event_id[256];
     struct cd_str value;
-    bool known = cd_json_valid(body, 16) && cd_json_kind(body) == CD_JSON_OBJECT &&
+    bool known = cd_json_is_object(body, 16) &&
                  cd_json_find(body, "event_id", &value) &&
                  cd_json_text(value, event_id, sizeof(event_id)) > 0;
 
@@ -103,7 +103,7 @@ static void refused(struct cd_outbox *o, struct cd_ob_item *it, const struct cd_
     char errcode[64] = "";
     struct cd_str value;
 
-    if (cd_json_valid(res->body, 16) && cd_json_kind(res->body) == CD_JSON_OBJECT &&
+    if (cd_json_is_object(res->body, 16) &&
         cd_json_find(res->body, "errcode", &value))
         cd_json_text(value, errcode, sizeof(errcode));
     cd_log(CD_LOG_WARN, "outbox", "event.refused", &ctx, "%s: homeserver says %d %s",

@@ -87,13 +87,6 @@ const char *cd_rooms_hinted_other(const struct cd_rooms *r, const char *room_id,
 
 /* --- pushed events ------------------------------------------------------------------------ */
 
-static bool is_local(const struct cd_rooms *r, const char *user_id)
-{
-    const char *colon = strchr(user_id, ':');
-
-    return !r->server_name[0] || (colon && strcmp(colon + 1, r->server_name) == 0);
-}
-
 void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *user_id,
                         const char *membership, const char *display_name, const char *avatar_url)
 {
@@ -103,7 +96,7 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     struct cd_room *room = cd_room_get(r, room_id);
 
     /* Strangers in rooms that nobody asked about would fill the cache for nothing. */
-    if (!room && (!joined || !is_local(r, user_id)))
+    if (!room && (!joined || !cd_is_local_user(user_id, r->server_name)))
         return;
     room = cd_room_touch(r, room_id);
     if (!room)

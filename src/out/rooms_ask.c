@@ -127,11 +127,6 @@ static enum cd_rc fail_res(struct cd_err *err, const struct cd_fetch_res *res)
     return err->rc;
 }
 
-static bool is_object(struct cd_str text)
-{
-    return cd_json_valid(text, 32) && cd_json_kind(text) == CD_JSON_OBJECT;
-}
-
 static const char *profile_text(struct cd_str profile, const char *name, char *out, size_t size)
 {
     struct cd_str value;
@@ -164,7 +159,7 @@ static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
     int64_t now = cd_mono_ms();
     size_t pos = 0;
 
-    if (!is_object(body) || !cd_json_find(body, "joined", &joined) ||
+    if (!cd_json_is_object(body, 32) || !cd_json_find(body, "joined", &joined) ||
         cd_json_kind(joined) != CD_JSON_OBJECT)
         return cd_fail(&l->err, CD_E_HOMESERVER,
                        "The homeserver's list of members makes no sense.");
@@ -192,7 +187,7 @@ static enum cd_rc read_own(struct cd_lookup *l, struct cd_str body)
     struct cd_member_batch batch = {.n = 0};
     struct cd_str membership;
 
-    if (!is_object(body) || !cd_json_find(body, "membership", &membership))
+    if (!cd_json_is_object(body, 32) || !cd_json_find(body, "membership", &membership))
         return cd_fail(&l->err, CD_E_HOMESERVER,
                        "The homeserver's membership event makes no sense.");
     if (!cd_str_is(membership, "\"join\""))

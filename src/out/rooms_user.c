@@ -18,11 +18,6 @@
 #define IGNORED_MAX 1000
 #define IGNORED_WAITERS_MAX 256
 
-static bool is_object(struct cd_str text)
-{
-    return cd_json_valid(text, 32) && cd_json_kind(text) == CD_JSON_OBJECT;
-}
-
 static uint64_t get(struct cd_known_user *u, const char *const *parts, long timeout_ms,
                     cd_fetch_fn fn)
 {
@@ -48,7 +43,7 @@ static void on_joined_rooms(void *arg, const struct cd_fetch_res *res)
     size_t pos = 0, n = 0;
 
     u->joined_fetch = 0;
-    if (res->status != 200 || !is_object(res->body) ||
+    if (res->status != 200 || !cd_json_is_object(res->body, 32) ||
         !cd_json_find(res->body, "joined_rooms", &list) || cd_json_kind(list) != CD_JSON_ARRAY)
         return; /* asked again when the user is seen next */
     u->joined_ms = cd_mono_ms();
@@ -100,7 +95,7 @@ static void read_ignored(struct cd_known_user *u, struct cd_str body)
     size_t pos = 0;
 
     cd_known_user_clear_ignored(u);
-    if (!is_object(body) || !cd_json_find(body, "ignored_users", &users) ||
+    if (!cd_json_is_object(body, 32) || !cd_json_find(body, "ignored_users", &users) ||
         cd_json_kind(users) != CD_JSON_OBJECT)
         return;
     u->ignored = calloc(IGNORED_MAX, sizeof(*u->ignored));

@@ -45,6 +45,26 @@ void pg_op_finish(struct pg_op *op)
     pg_op_free(op);
 }
 
+void pg_op_answer(struct cd_later *later, struct pg_op *op, enum cd_store_rc rc)
+{
+    struct cd_answer *a = cd_answer_new();
+
+    if (a) {
+        a->rc = rc;
+        a->arg = op->arg;
+        a->kind = op->commit_fn ? CD_A_COMMIT : CD_A_DONE;
+        if (op->commit_fn)
+            a->fn.commit = op->commit_fn;
+        else
+            a->fn.done = op->done_fn;
+        a->change = op->change;
+        op->change = NULL;
+        memcpy(a->live, op->live, sizeof(a->live));
+    }
+    cd_later_push(later, a);
+    pg_op_free(op);
+}
+
 static void really_close(struct pg_store *s);
 static void kick(struct pg_store *s);
 
@@ -210,26 +230,6 @@ static void submit(struct pg_store *s, struct pg_op *op)
         pg_put(s, op);
 }
 
-/* An op that will not be written: its answer comes later, as any other. */
-static void answer_op(struct pg_store *s, struct pg_op *op, enum cd_store_rc rc)
-{
-    struct cd_answer *a = cd_answer_new();
-
-    if (a) {
-        a->rc = rc;
-        a->arg = op->arg;
-        a->kind = op->commit_fn ? CD_A_COMMIT : CD_A_DONE;
-        if (op->commit_fn)
-            a->fn.commit = op->commit_fn;
-        else
-            a->fn.done = op->done_fn;
-        a->change = op->change;
-        op->change = NULL;
-    }
-    cd_later_push(s->later, a);
-    pg_op_free(op);
-}
-
 static struct pg_op *op_new(enum pg_op_kind kind, void *arg)
 {
     struct pg_op *op = cd_spare_take(&ops_aside);
@@ -249,7 +249,7 @@ static void submit_or_drop(struct pg_store *s, struct pg_op *op, bool complete)
 {
     if (!complete || s->n_queued >= s->max_queue * 2) {
         cd_log(CD_LOG_WARN, "store", "op.dropped", NULL, "the queue is full");
-        answer_op(s, op, CD_STORE_FULL);
+        pg_op_answer(s->later, op, CD_STORE_FULL);
         return;
     }
     submit(s, op);
@@ -280,9 +280,9 @@ static void commit(struct cd_store *b, struct cd_change *ch, cd_commit_fn fn, vo
     op->commit_fn = fn;
     op->change = ch;
     if (!cd_change_check(ch)) {
-        answer_op(s, op, CD_STORE_REFUSED);
+        pg_op_answer(s->later, op, CD_STORE_REFUSED);
     } else if (s->n_queued >= s->max_queue) {
-        answer_op(s, op, CD_STORE_FULL);
+        pg_op_answer(s->later, op, CD_STORE_FULL);
     } else {
         op->bytes = change_bytes(ch);
         submit(s, op);
@@ -291,7 +291,7 @@ static void commit(struct cd_store *b, struct cd_change *ch, cd_commit_fn fn, vo
 
 void pg_refuse(struct pg_store *s, struct pg_op *op)
 {
-    answer_op(s, op, CD_STORE_DOWN);
+    pg_op_answer(s->later, op, CD_STORE_DOWN);
 }
 
 /* What concerns this database alone: no spool keeps it. */
@@ -454,7 +454,7 @@ static void expire(struct pg_store *s, int64_t now)
         if (now - op->queued_ms < CD_STORE_WAIT_MS)
             prev = op;
         else
-            answer_op(s, unlink_after(s, prev), CD_STORE_DOWN);
+            pg_op_answer(s->later, unlink_after(s, prev), CD_STORE_DOWN);
         op = next;
     }
 }

@@ -154,6 +154,9 @@ static inline struct pg_store *pg_of(struct cd_store *s)
 void pg_op_free(struct pg_op *op);
 /** Call the receiver and free. */
 void pg_op_finish(struct pg_op *op);
+/** Answer @p op (taken over) in the loop's next turn, never within the submitting call; its change lives
+ * until then. */
+void pg_op_answer(struct cd_later *later, struct pg_op *op, enum cd_store_rc rc);
 /** Finish them all; the store may be gone afterwards, because a receiver closed it. */
 void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n);
 /** Put the batch's ops from @p from on back to the head of the queue, in their order. */

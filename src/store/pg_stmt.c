@@ -224,6 +224,24 @@ static void time_needed(struct cd_pg_rows *r, int64_t wall_ms)
     cd_pg_time(r, wall_ms ? wall_ms : 1);
 }
 
+/* The columns that both statements end with. */
+static void rest_of_row(struct cd_pg_rows *r, const struct cd_call *c, const char *owner)
+{
+    cd_pg_time(r, c->accepted_at);
+    cd_pg_time(r, c->connected_at);
+    cd_pg_time(r, c->ended_at);
+    cd_pg_time(r, c->ring_expires_at);
+    cd_pg_int(r, c->ring_seconds);
+    cd_pg_bool(r, c->connected_inferred);
+    cd_pg_int(r, c->mx_version);
+    cd_pg_bool(r, c->foreign);
+    cd_pg_bool(r, c->answer_provisional);
+    cd_pg_bool(r, c->invite_tried);
+    cd_pg_int(r, (int64_t)c->version);
+    cd_pg_int(r, (int64_t)c->seq);
+    cd_pg_text(r, owner);
+}
+
 static void insert_row(struct cd_pg_rows *r, const struct cd_call *c, const char *owner)
 {
     cd_pg_text(r, c->id);
@@ -240,19 +258,7 @@ static void insert_row(struct cd_pg_rows *r, const struct cd_call *c, const char
     cd_pg_text(r, c->ended_by);
     cd_pg_text(r, cd_mx_state_name(c->mx_state));
     time_needed(r, c->initiated_at);
-    cd_pg_time(r, c->accepted_at);
-    cd_pg_time(r, c->connected_at);
-    cd_pg_time(r, c->ended_at);
-    cd_pg_time(r, c->ring_expires_at);
-    cd_pg_int(r, c->ring_seconds);
-    cd_pg_bool(r, c->connected_inferred);
-    cd_pg_int(r, c->mx_version);
-    cd_pg_bool(r, c->foreign);
-    cd_pg_bool(r, c->answer_provisional);
-    cd_pg_bool(r, c->invite_tried);
-    cd_pg_int(r, (int64_t)c->version);
-    cd_pg_int(r, (int64_t)c->seq);
-    cd_pg_text(r, owner);
+    rest_of_row(r, c, owner);
 }
 
 static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t expected, const char *owner)
@@ -266,19 +272,7 @@ static void update_row(struct cd_pg_rows *r, const struct cd_call *c, uint64_t e
     cd_pg_text(r, cd_reason_name(c->end_reason));
     cd_pg_text(r, c->ended_by);
     cd_pg_text(r, cd_mx_state_name(c->mx_state));
-    cd_pg_time(r, c->accepted_at);
-    cd_pg_time(r, c->connected_at);
-    cd_pg_time(r, c->ended_at);
-    cd_pg_time(r, c->ring_expires_at);
-    cd_pg_int(r, c->ring_seconds);
-    cd_pg_bool(r, c->connected_inferred);
-    cd_pg_int(r, c->mx_version);
-    cd_pg_bool(r, c->foreign);
-    cd_pg_bool(r, c->answer_provisional);
-    cd_pg_bool(r, c->invite_tried);
-    cd_pg_int(r, (int64_t)c->version);
-    cd_pg_int(r, (int64_t)c->seq);
-    cd_pg_text(r, owner);
+    rest_of_row(r, c, owner);
 }
 
 static void participant_rows(struct cd_pg_rows *r, const struct cd_call *c)

@@ -22,26 +22,10 @@
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-/* Later, as any other: never within the submitting call. */
 static void answer(struct spool_store *s, struct pg_op *op, enum cd_store_rc rc)
 {
-    struct cd_answer *a = cd_answer_new();
-
-    if (a) {
-        a->rc = rc;
-        a->arg = op->arg;
-        a->kind = op->commit_fn ? CD_A_COMMIT : CD_A_DONE;
-        if (op->commit_fn)
-            a->fn.commit = op->commit_fn;
-        else
-            a->fn.done = op->done_fn;
-        a->change = op->change;
-        op->change = NULL;
-        memcpy(a->live, op->live, sizeof a->live);
-    }
     s->stats.lost_races += rc == CD_STORE_LOST_RACE;
-    cd_later_push(s->later, a);
-    pg_op_free(op);
+    pg_op_answer(s->later, op, rc);
 }
 
 static void written(void *self, struct pg_op *op, enum cd_store_rc rc)
