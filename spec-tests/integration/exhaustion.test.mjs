@@ -4,18 +4,21 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, readlinkSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, readlinkSync, rmSync, writeFileSync,
+  writeSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { DevCall, control, metric, ready } from '../lib/dev-call.mjs';
 import { startDev } from '../lib/dev-daemon.mjs';
+import { Mortal } from '../lib/kill9.mjs';
 import { startPostgres } from '../lib/postgres.mjs';
 import { busyShare, descriptorLimit, descriptors, limitDescriptors } from '../lib/process.mjs';
-import { offerOf } from '../lib/sdp.mjs';
+import { answerOf, candidateOf, offerOf } from '../lib/sdp.mjs';
+import { severable } from '../lib/severable.mjs';
 import { Tab } from '../lib/sockets.mjs';
-import { binary, execute, query, quote } from '../lib/stack.mjs';
+import { binary, execute, query, quote, startStack } from '../lib/stack.mjs';
 import { until } from '../lib/until.mjs';
 
 const limit = { timeout: 60000 };
@@ -157,6 +160,57 @@ test('not one descriptor is left: accept() fails and does not spin, the database
   call.close();
   other.close();
   assert.equal(await dev.stop(), 0);
+});
+
+test('no descriptor for the homeserver: strangers hear so, calls go on and end, the room is told afterwards', {
+  timeout: 180000,
+}, async (t) => {
+  const stack = await startStack({ daemon: false, liftRateLimits: true });
+  const homeserver = await severable(stack.homeserver);
+  const config = join(folder, 'homeserver.conf');
+  writeFileSync(config, readFileSync(stack.info.config, 'utf8').replace(/^homeserver_url *=.*$/m,
+    `homeserver_url = ${homeserver.url}`), { mode: 0o600 });
+  const daemon = new Mortal(config);
+  await daemon.start();
+  const { pid } = daemon.child;
+  const before = descriptorLimit(pid);
+  t.after(async () => {
+    limitDescriptors(pid, before);
+    if (daemon.child.exitCode === null) assert.equal(await daemon.stop(), 0);
+    await homeserver.close();
+    await stack.stop();
+  });
+  const { caller, callee, roomId } = await stack.newPair();
+  const stranger = await stack.newUser();
+  const [alice, bob] = await Promise.all([caller, callee].map((user) => Tab.open(stack.daemon, user, { transports: ['websocket'] })));
+  const { callId } = await alice.command('call-initiate', { roomId, offer: offerOf('a') });
+  await bob.command('call-answer', { callId, answer: answerOf('b') });
+  const heard = async () => (await callee.callEvents(roomId, callId)).map(({ type }) => type.slice('m.call.'.length));
+  await until(async () => (await heard()).includes('answer'), { what: 'the answer in the room' });
+  const known = await Silent.known(stack.daemon);
+  const asStranger = async () => {
+    known.heard = '';
+    known.socket.write(`GET /api/calls/active HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${stranger.token}\r\n\r\n`);
+    return until(() => /\r\n\r\n\{.*\}$/.test(known.heard) && known.heard, { what: 'an answer' });
+  };
+
+  limitDescriptors(pid, 8);
+  await homeserver.cut(); // the connections that stand would do for long
+  await homeserver.restore();
+  assert.ok(descriptors(pid) > descriptorLimit(pid), 'not one more can be had');
+  assert.match(await asStranger(), /^HTTP\/1\.1 503 [^]*ORG\.CALLD\.HOMESERVER_UNAVAILABLE/);
+  alice.socket.emit('ice-candidate', { callId, candidate: candidateOf(1) });
+  await bob.next('ice-candidate', callId);
+  await bob.command('call-end', { callId });
+  await alice.next('call-ended', callId);
+  await assertCalm(pid);
+  assert.ok(!(await heard()).includes('hangup'), 'it cannot be sent');
+
+  limitDescriptors(pid, before);
+  await until(async () => (await asStranger()).startsWith('HTTP/1.1 200'), { what: 'the stranger to be let in' });
+  await until(async () => (await heard()).includes('hangup'), { what: 'the hang-up in the room', seconds: 60 });
+  assert.equal((await heard()).filter((type) => type === 'hangup').length, 1);
+  for (const one of [alice, bob, known]) one.close();
 });
 
 /** A pipe with both ends in our hands: {path, reader, writer}. */
