@@ -235,12 +235,15 @@ static int usable_dev(const struct invocation *inv)
 
 static int run_dev(const struct invocation *inv)
 {
-    char **env = cd_dev_environ(environ, inv->listen), *said = NULL;
+    static char **env; /* as long as the process: what a library has read of it may be in use */
+    char *said = NULL;
     struct cd_conf *conf = NULL;
     struct cd_err err = {0};
     size_t n = 0;
-    FILE *problems = env ? open_memstream(&said, &n) : NULL;
+    FILE *problems;
 
+    env = cd_dev_environ(environ, inv->listen);
+    problems = env ? open_memstream(&said, &n) : NULL;
     if (!problems)
         return 1;
     environ = env;
