@@ -89,6 +89,17 @@ test('a pushed lie lasts until the next question', async (t) => {
   assert.deepEqual(Object.keys((await view(alice)).members).sort(), [alice.userId, bob.userId].sort());
 });
 
+onFake('a push of what was just answered does not shut out who asked', async (t) => {
+  const { agent, fake, alice, view, room } = await pair(t);
+  fake.fault(/m\.room\.encryption/, 'hang');
+  const waits = view(alice);
+  await until(async () => (await agent.do('cached', { room, user: alice.userId })).joined);
+  await agent.do('member', { room, user: alice.userId, membership: 'join' });
+  await until(() => fake.held.length);
+  fake.release();
+  assert.equal((await waits).rc, 'OK');
+});
+
 test('encryption is seen, and never forgotten', async (t) => {
   const { agent, alice, view, room } = await pair(t);
   assert.equal((await view(alice)).encrypted, false);

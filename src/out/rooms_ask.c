@@ -249,7 +249,8 @@ static enum cd_rc verdict(const struct cd_lookup *l, const struct waiter *w, boo
         return w->who == l->asker ? CD_E_UNKNOWN_TOKEN : CD_PENDING;
     if (l->rc != CD_OK)
         return l->rc;
-    if (!w->who || (m && m->joined && m->learned_ms > 0))
+    /* a push since then has made the asker's own answer too old to be kept, not wrong */
+    if (!w->who || (m && m->joined && (own || m->learned_ms > 0)))
         return CD_OK;
     *listed = false;
     return own ? CD_E_NOT_FOUND : CD_PENDING;
