@@ -379,7 +379,7 @@ static void run_job(struct cd_job *j)
     case CD_V_MOVED:
         if (is_too_much(j->live->cur, d.next)) {
             cd_call_free(d.next);
-            fail_job(j, CD_E_LIMITED, "This call has changed too often.");
+            fail_job(j, CD_E_INVALID_STATE, "This call has changed too often; end it and start another.");
             break;
         }
         start_commit(j, j->live->cur, d.next, d.event_type);

@@ -159,10 +159,21 @@ static struct cd_call *build_call(struct cd_op *op, const struct wanted *w, cons
     return c;
 }
 
+/* It did not start: only calls that do count. */
+static void refund(struct cd_op *op)
+{
+    if (op->core->starts)
+        cd_limit_refund(op->core->starts, op->who->user_id, op->charged_ms);
+    if (op->core->room_starts)
+        cd_limit_refund(op->core->room_starts, op->charged_room, op->charged_ms);
+}
+
 static void on_created(void *arg, const struct cd_result *res)
 {
     struct cd_op *op = arg;
 
+    if (res->rc != CD_OK || res->key_taken)
+        refund(op);
     if (res->key_taken) {
         cd_op_key_taken(op);
         return;
@@ -173,10 +184,6 @@ static void on_created(void *arg, const struct cd_result *res)
         return;
     }
     op->live = res->live;
-    if (op->core->starts)
-        cd_limit_take(op->core->starts, op->who->user_id, cd_mono_ms());
-    if (op->core->room_starts)
-        cd_limit_take(op->core->room_starts, res->live->cur->room_id, cd_mono_ms());
     cd_op_ok_call(op, 201, res->live->cur->participants[0].party_id);
 }
 
@@ -197,15 +204,13 @@ static void log_offer(struct cd_op *op, struct cd_live *l)
     cd_buf_done(&b);
 }
 
-static bool below(struct cd_op *op, struct cd_limit *starts, const char *key, const char *whose, long allowed)
+static bool below(struct cd_op *op, int64_t wait_ms, const char *whose, long allowed)
 {
-    int64_t wait = starts ? cd_limit_peek(starts, key, cd_mono_ms()) : 0;
-
-    if (wait <= 0)
+    if (wait_ms <= 0)
         return true;
     op->core->counts.rate_limited++;
     cd_fail(&op->err, CD_E_LIMITED, "%s %ld calls an hour; wait a while.", whose, allowed);
-    op->err.retry_after_ms = (long)wait;
+    op->err.retry_after_ms = (long)wait_ms;
     return false;
 }
 
@@ -222,10 +227,26 @@ static bool may_start(struct cd_op *op, const char *room_id)
         cd_fail(&op->err, CD_E_OVERLOADED, "The server is short of memory; try again later.");
         return false;
     }
-    return below(op, core->starts, op->who->user_id, "You may start",
+    int64_t now = cd_mono_ms();
+
+    return below(op, core->starts ? cd_limit_peek(core->starts, op->who->user_id, now) : 0, "You may start",
                  core->conf->limits.starts_per_hour) &&
-           below(op, core->room_starts, room_id, "This room may see",
-                 core->conf->limits.room_starts_per_hour);
+           below(op, core->room_starts ? cd_limit_peek(core->room_starts, room_id, now) : 0,
+                 "This room may see", core->conf->limits.room_starts_per_hour);
+}
+
+/* Nothing has waited since may_start() said yes. @return false: no memory */
+static bool charge(struct cd_op *op, const char *room_id)
+{
+    op->charged_ms = cd_mono_ms();
+    op->charged_room = strdup(room_id);
+    if (!op->charged_room)
+        return false;
+    if (op->core->starts)
+        cd_limit_take(op->core->starts, op->who->user_id, op->charged_ms);
+    if (op->core->room_starts)
+        cd_limit_take(op->core->room_starts, room_id, op->charged_ms);
+    return true;
 }
 
 static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, const struct cd_err *err)
@@ -255,6 +276,10 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         return;
     }
     struct cd_call *born = build_call(op, &w, room, callee);
+    if (born && !charge(op, w.room_id)) {
+        cd_call_free(born);
+        born = NULL;
+    }
     if (!born) {
         cd_op_fail(op, CD_E_NO_MEMORY);
         return;

@@ -27,6 +27,7 @@ static void op_free(struct cd_op *op)
 {
     cd_principal_unref(op->who);
     free(op->key);
+    free(op->charged_room);
     if (n_spare < SPARE_MAX && op->body_cap <= SPARE_BODY) {
         spare[n_spare++] = op;
         return;

@@ -32,6 +32,9 @@ struct cd_op {
     bool key_held;            /* no other request with this key runs meanwhile */
     bool idem_given;          /* the row rides in a transition */
     bool with_party;          /* the answer names the viewer's party */
+    /* The start counted before it is one, so that others at the same time see it. */
+    char *charged_room;       /* owned; NULL: not counted */
+    int64_t charged_ms;       /* monotonic */
     struct cd_str sdp;        /* raw answer or offer within body */
     struct cd_op *next_waiting;
     /* what goes on when the call is found */

@@ -18,6 +18,10 @@ static void on_toggled(void *arg, const struct cd_result *res)
     struct cd_op *op = arg;
     struct cd_buf b;
 
+    if (res->key_taken) {
+        cd_op_key_taken(op);
+        return;
+    }
     if (res->rc != CD_OK) {
         op->err = res->err;
         cd_op_fail(op, res->rc);

@@ -29,6 +29,18 @@ test('starts_per_hour: only calls that did start count', limit, async (t) => {
   body(await daemon.as(callee).post('/api/calls/initiate', { roomId }), 201);
 });
 
+test('a call that changes without end is refused as a state, not as a rate', limit, async (t) => {
+  const daemon = await startDaemon(t, { 'limits.user_requests_per_second': 0, 'limits.requests_per_second': 0 });
+  const { caller, roomId } = daemon.newPair();
+  const call = body(await daemon.as(caller).post('/api/calls/initiate', { roomId }), 201);
+  const toggle = async (left) => {
+    const reply = await daemon.as(caller).post(callPath(call, '/toggle-audio'), { enabled: left % 2 === 0 });
+    return reply.status === 200 && left > 0 ? toggle(left - 1) : reply;
+  };
+  refused(await toggle(6000), 409, 'ORG.CALLD.INVALID_STATE');
+  body(await daemon.as(caller).post(callPath(call, '/end')));
+});
+
 test('room_starts_per_hour: whoever starts them; SIGHUP brings another number', limit, async (t) => {
   const daemon = await startDaemon(t, { 'limits.room_starts_per_hour': 2 });
   const { caller, callee, roomId } = daemon.newPair();

@@ -125,6 +125,21 @@ test('an invite is sent when the store has noted the attempt, not before', async
   assert.deepEqual(await types(call), ['invite']);
 });
 
+test('an invite whose note took until its deadline is not sent any more', async (t) => {
+  const { agent, alice, row, queue, types, call } = await pair(t);
+  await agent.do('hold-tried');
+  const invite = row(alice, 'invite', call);
+  await queue(invite);
+  await until(() => agent.named('store.tried').length === 1);
+  await agent.do('advance', { ms: 60001 });
+  await agent.do('store-done');
+  await ended(agent, 'expired', invite);
+  const next = row(alice, 'hangup', `${call}2`);
+  await queue(next);
+  await ended(agent, 'ok', next);
+  assert.deepEqual(await types(undefined), ['hangup']);
+});
+
 test('what was not tried can be dropped', async (t) => {
   const { agent, alice, bob, row, queue, types, call } = await pair(t);
   const later = { inMs: 60000, forMs: 120000 };

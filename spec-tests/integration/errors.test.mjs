@@ -64,6 +64,28 @@ test('calls are kept in database.schema, tokens sealed with seal_key_file', limi
   body(await stack.as(pair.caller).post(path(call, '/end')));
 });
 
+test('starts at the same time count each other, whatever the database takes for them', limit, async () => {
+  const { caller, callee, roomId } = await stack.newPair();
+  const rooms = [roomId, ...await Promise.all(Array.from({ length: 5 }, () => caller.roomWith(callee)))];
+  const start = (room) => stack.as(caller).post('/api/calls/initiate', { roomId: room });
+  for (const room of rooms) { // who is in there is known from now on
+    refused(await stack.as(caller).post('/api/calls/initiate', { roomId: room, invitees: ['@nobody:calld.localhost'] }),
+      400, 'M_INVALID_PARAM');
+  }
+  const replies = [];
+  await whileStopped('PostgreSQL', async () => {
+    const all = rooms.map(async (room) => replies.push(await start(room)));
+    await until(() => replies.length >= 3, { what: 'the refusals', seconds: 30 });
+    for (const reply of replies.slice(0, 3)) refused(reply, 429, 'M_LIMIT_EXCEEDED');
+    await Promise.all(all);
+  });
+  const started = replies.filter(({ status }) => status === 201);
+  assert.equal(started.length, 3, JSON.stringify(replies.map((reply) => reply.body)));
+  for (const { body: call } of started) body(await stack.as(caller).post(path(call, '/end')));
+  await until(async () => (await (await fetch(`${stack.daemon}/ready`)).json()).degraded.length === 0,
+    { what: 'the database', seconds: 30 });
+});
+
 test('the fourth start within an hour is refused, ends and answers are not', limit, async () => {
   const { caller, callee, roomId } = await stack.newPair();
   for (let index = 0; index < 3; index++) {

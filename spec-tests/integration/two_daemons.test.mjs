@@ -117,6 +117,23 @@ test('the same Idempotency-Key at both at once: one effect and one answer; anoth
   }
 });
 
+test('a toggle under the same Idempotency-Key at both at once flips the switch once', limit, async () => {
+  const pair = await stack.newPair();
+  const callId = await ring(a, pair);
+  let audio = true;
+  for (let round = 0; round < 12; round++) {
+    const key = { headers: { 'idempotency-key': `toggle-${randomUUID()}` } };
+    const replies = await Promise.all([a, b].map((node) =>
+      node.as(pair.caller).post(`/api/calls/${callId}/toggle-audio`, {}, key)));
+    audio = !audio;
+    for (const { status, body } of replies) {
+      assert.equal(status, 200, JSON.stringify(body));
+      assert.equal(body.audioEnabled, audio, JSON.stringify(body));
+    }
+  }
+  assert.equal((await a.as(pair.caller).post(`/api/calls/${callId}/end`)).status, 200);
+});
+
 test('simultaneous starts at both: one begins, the other is told which', limit, async () => {
   const pair = await stack.newPair();
   for (let round = 0; round < 10; round++) {

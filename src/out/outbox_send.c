@@ -197,6 +197,21 @@ static void put(struct cd_outbox *o, struct cd_ob_user *u)
         on_answer(u, &failed);
 }
 
+static bool is_too_late(const struct cd_ob_item *it)
+{
+    return it->dropped || (it->row.deadline > 0 && it->row.deadline <= cd_wall_ms());
+}
+
+static void expire_unsent(struct cd_outbox *o, struct cd_ob_user *u)
+{
+    struct cd_ob_item *it = u->sending;
+
+    attempt_over(o, u);
+    cd_ob_wake_call(o, it->call);
+    cd_ob_wake(o, u);
+    cd_ob_finish(o, it, CD_SENT_EXPIRED, NULL);
+}
+
 static void on_marked(void *arg, enum cd_store_rc rc)
 {
     struct cd_ob_mark *mark = arg;
@@ -219,7 +234,10 @@ static void on_marked(void *arg, enum cd_store_rc rc)
     /* Without its note the invite still has to ring: a store that is down must not stop calls. */
     if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "outbox", "attempt.unnoted", NULL, "the store did not note an attempt");
-    put(o, u);
+    if (is_too_late(u->sending)) /* the note took that long */
+        expire_unsent(o, u);
+    else
+        put(o, u);
 }
 
 static void on_noted(void *arg, enum cd_store_rc rc)
@@ -261,11 +279,6 @@ static void attempt(struct cd_outbox *o, struct cd_ob_user *u)
 }
 
 /* --- looking first ------------------------------------------------------------------------ */
-
-static bool is_too_late(const struct cd_ob_item *it)
-{
-    return it->dropped || (it->row.deadline > 0 && it->row.deadline <= cd_wall_ms());
-}
 
 static void found(struct cd_outbox *o, struct cd_ob_item *it, const struct cd_fetch_res *res)
 {
