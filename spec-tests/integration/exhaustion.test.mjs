@@ -83,9 +83,12 @@ async function crowd(origin, most) {
   return { clients, refused: refused() };
 }
 
-test('clients take all descriptors: newcomers hear 503; database and admin still get theirs', limit, async (t) => {
-  const dev = await start(t, { DATABASE_URL: database.url });
+test('clients take all descriptors: newcomers hear 503; database, spool and admin still get theirs', limit, async (t) => {
+  const link = await severable(database.url);
+  t.after(() => link.close());
+  const dev = await start(t, { DATABASE_URL: link.url });
   const call = await DevCall.open(dev);
+  const proxy = await Silent.known(dev.origin); // keeps its connection, as proxies do
   const most = descriptors(dev.pid) + 64;
   limitDescriptors(dev.pid, most);
   const { clients, refused } = await crowd(dev.origin, most);
@@ -99,6 +102,11 @@ test('clients take all descriptors: newcomers hear 503; database and admin still
   assert.deepEqual([rest.status, rest.body.errcode], [503, 'ORG.CALLD.OVERLOADED']);
   await assert.rejects(Tab.open(dev.origin, { token: 'dev_late' }, { transports: ['websocket'] }));
 
+  proxy.socket.write('GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n' +
+    'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n');
+  await until(() => proxy.heard.includes('}'), { what: 'an answer for the proxy' });
+  assert.match(proxy.heard, /^HTTP\/1\.1 503 [^]*ORG\.CALLD\.OVERLOADED/, 'an upgrade would take two of the last ones');
+
   assert.equal((await control('/health', dev.admin)).status, 200);
   await call.relay();
   const reconnects = await metric(dev.admin, 'store_reconnects_total');
@@ -107,9 +115,14 @@ test('clients take all descriptors: newcomers hear 503; database and admin still
   await call.alice.command('toggle-audio', { callId: call.callId, enabled: false }); // durable: over a new connection
   assert.ok(await metric(dev.admin, 'store_reconnects_total') > reconnects);
   assert.deepEqual((await ready(dev.admin)).degraded, []);
+  await link.cut(); // and a file for what the database does not take
+  await call.alice.command('toggle-audio', { callId: call.callId, enabled: true });
+  assert.ok(await metric(dev.admin, 'spool_records') > 0);
+  await link.restore();
+  await until(async () => (await ready(dev.admin)).degraded.length === 0, { what: 'the database' });
   await assertCalm(dev.pid);
 
-  for (const client of clients) client.close();
+  for (const client of [...clients, proxy]) client.close();
   await until(async () => (await dev.as('late').get('/api/calls/active')).status === 200, { what: 'room for newcomers' });
   await call.end();
   assert.deepEqual(await query(database.url, `SELECT status FROM call_sessions WHERE id = ${quote(call.callId)}`),

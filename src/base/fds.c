@@ -1,7 +1,9 @@
 /* fds.c -- how near is the limit of descriptors? Blocks: never. */
 #include "base/fds.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #define RESERVE 32
 
@@ -14,4 +16,14 @@ bool cd_fds_scarce(int fd)
         return false;
     reserve = lim.rlim_cur / 8 < RESERVE ? lim.rlim_cur / 8 : RESERVE;
     return (rlim_t)fd + reserve >= lim.rlim_cur;
+}
+
+bool cd_fds_two_left(int fd)
+{
+    int next = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* the only way to learn the number */
+
+    if (next < 0)
+        return false;
+    close(next);
+    return !cd_fds_scarce(next + 1);
 }

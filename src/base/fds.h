@@ -9,5 +9,7 @@
  * that is free, and RLIMIT_NOFILE is asked each time: an admin may change it while we run.
  * @return true: an eighth of the limit, at most 32, or less is left; close it, if it is a client's */
 bool cd_fds_scarce(int fd);
+/** May a client have two more, for what it has asked for? @param fd  any that is open */
+bool cd_fds_two_left(int fd);
 
 #endif

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/budget.h"
+#include "base/fds.h"
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
@@ -187,6 +188,11 @@ static enum http_verdict judge_handshake(struct cd_req *req)
     if (!cd_cors_allows(req->http->cors_origins, cd_http_header(req, "Origin"))) {
         cd_fail(&req->err, CD_E_FORBIDDEN, "This web origin is not allowed.");
         return refuse(req, CD_E_FORBIDDEN);
+    }
+    if (!cd_fds_two_left(req->conn->fd)) { /* of the bridge between the two libraries */
+        cd_fail(&req->err, CD_E_OVERLOADED, "The server has no room for another socket; try again later.");
+        req->err.retry_after_ms = RETRY_AFTER_MS;
+        return refuse(req, CD_E_OVERLOADED);
     }
     return HTTP_UPGRADE;
 }
