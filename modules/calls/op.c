@@ -501,12 +501,14 @@ static void on_found(void *arg, enum cd_rc rc, struct cd_live *live)
 {
     struct cd_op *op = arg;
 
-    if (rc != CD_OK || !live->cur) { /* a call that is still being created is nobody's yet */
-        cd_op_error(op, rc == CD_OK || rc == CD_E_NOT_FOUND ? CD_E_NOT_FOUND : rc, "%s",
-                    rc == CD_OK || rc == CD_E_NOT_FOUND ? "There is no such call." : cd_rc_text(rc));
-        return;
-    }
-    cd_rooms_joined(op->core->rooms, op->who, live->cur->room_id, on_membership, op);
+    if (rc == CD_E_NOT_FOUND || (rc == CD_OK && !live->cur)) /* one still being created is nobody's yet */
+        cd_op_error(op, CD_E_NOT_FOUND, "There is no such call.");
+    else if (rc == CD_E_OVERLOADED)
+        cd_op_error(op, rc, "The database does not answer, and this call is not in memory; try again.");
+    else if (rc != CD_OK)
+        cd_op_fail(op, rc);
+    else
+        cd_rooms_joined(op->core->rooms, op->who, live->cur->room_id, on_membership, op);
 }
 
 static void seek(struct cd_op *op, cd_op_fn next, bool own)

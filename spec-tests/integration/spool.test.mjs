@@ -191,6 +191,7 @@ test('started without PostgreSQL: calls of the spool at once, those of the table
   assert.deepEqual((await ready()).degraded, ['postgresql']);
   const reply = await stack.as(known.callee).get(`/api/calls/${kept.callId}`);
   assert.equal(reply.status, 503, JSON.stringify(reply.body)); // it may be there; nobody can say
+  assert.match(reply.body.error, /The database does not answer/);
   const made = await initiate(fresh, { ringSeconds: 120 });
   await database.start();
   await untilDegraded([]);
