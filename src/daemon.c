@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json_mem.h"
 #include "base/log.h"
 #include "base/secret.h"
 #include "in/listener.h"
@@ -558,6 +559,7 @@ int cd_daemon_run(struct cd_conf *conf, const char *conf_path, bool dev)
 
     if (!d)
         return 1;
+    cd_json_mem_setup();
     d->core.conf = conf;
     d->core.dev = dev;
     d->conf_path = conf_path;

@@ -18,7 +18,7 @@ void cd_buf_done(struct cd_buf *b)
 void cd_buf_reset(struct cd_buf *b)
 {
     b->n = 0;
-    b->failed = false;
+    b->failed = b->no_memory = false;
     if (b->p)
         b->p[0] = '\0';
 }
@@ -43,7 +43,7 @@ static bool reserve(struct cd_buf *b, size_t n)
         cap = b->max + 1;
     char *p = realloc(b->p, cap);
     if (!p) {
-        b->failed = true;
+        b->failed = b->no_memory = true;
         return false;
     }
     b->p = p;

@@ -14,6 +14,7 @@ struct cd_buf {
     size_t n;    /* bytes used */
     size_t cap;  /* bytes allocated */
     size_t max;  /* bytes it may ever hold */
+    bool no_memory; /* it failed for want of memory, not of room */
     bool failed; /* set by the first append that did not fit; later ones do nothing */
 };
 

@@ -63,9 +63,9 @@ enum cd_rc cd_fail(struct cd_err *err, enum cd_rc rc, const char *fmt, ...)
     return rc;
 }
 
-void cd_err_json(struct cd_buf *b, const struct cd_err *err)
+void cd_err_members(struct cd_buf *b, const struct cd_err *err)
 {
-    cd_buf_adds(b, "{\"errcode\":");
+    cd_buf_adds(b, "\"errcode\":");
     cd_buf_add_jsons(b, cd_rc_errcode(err->rc));
     cd_buf_adds(b, ",\"error\":");
     cd_buf_add_jsons(b, err->text[0] ? err->text : cd_rc_text(err->rc));
@@ -77,5 +77,11 @@ void cd_err_json(struct cd_buf *b, const struct cd_err *err)
         cd_buf_adds(b, ",\"retry_after_ms\":");
         cd_buf_add_i64(b, err->retry_after_ms);
     }
+}
+
+void cd_err_json(struct cd_buf *b, const struct cd_err *err)
+{
+    cd_buf_addc(b, '{');
+    cd_err_members(b, err);
     cd_buf_addc(b, '}');
 }

@@ -32,6 +32,8 @@ enum cd_rc cd_fail(struct cd_err *err, enum cd_rc rc, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 struct cd_buf;
+/** The members of cd_err_json alone, joined by commas. */
+void cd_err_members(struct cd_buf *b, const struct cd_err *err);
 /** Append {"errcode":..,"error":..[,extra][,retry_after_ms]} for @p err. */
 void cd_err_json(struct cd_buf *b, const struct cd_err *err);
 

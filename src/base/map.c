@@ -81,12 +81,12 @@ static void place(struct cd_map *m, struct cd_str key, uint64_t hash, void *valu
 }
 
 /* Rebuild when three quarters are used; tombstones go. */
-static int grow(struct cd_map *m)
+int cd_map_reserve(struct cd_map *m, size_t n)
 {
-    if (m->cap && (m->used + 1) * 4 <= m->cap * 3)
+    if (m->cap && (m->used + n) * 4 <= m->cap * 3)
         return 0;
     size_t cap = 4; /* most maps are a room's members: two */
-    while (cap < (m->count + 1) * 2)
+    while (cap < (m->count + n) * 2)
         cap *= 2;
     struct cd_map fresh = {calloc(cap, sizeof(struct cd_map_slot)), cap, 0, 0};
     if (!fresh.slots)
@@ -111,7 +111,7 @@ int cd_map_put(struct cd_map *m, struct cd_str key, void *value)
         s->value = value;
         return 0;
     }
-    if (grow(m))
+    if (cd_map_reserve(m, 1))
         return -1;
     place(m, key, hash, value);
     return 0;
