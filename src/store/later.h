@@ -7,7 +7,7 @@
 /** One answer. Owns what it carries; the receiver takes over what store.h says it frees. */
 struct cd_answer {
     struct cd_answer *next;
-    enum {
+    enum cd_answer_kind {
         CD_A_COMMIT,
         CD_A_LOAD,
         CD_A_LOAD_ALL,

@@ -1,4 +1,4 @@
-/* mem.h -- the memory store's tables, shared by mem.c (calls) and mem_kv.c (everything small). */
+/* mem.h -- the memory store's tables: mem.c (calls), mem_apply.c (writing), mem_kv.c (everything small). */
 #ifndef CD_STORE_MEM_H
 #define CD_STORE_MEM_H
 
@@ -64,12 +64,20 @@ static inline struct mem_store *mem_of(struct cd_store *s)
     return (struct mem_store *)(void *)s;
 }
 
-/** a, a byte that no UTF-8 text holds, b. @return NULL out of memory */
+#define MEM_KEY_MAX 1024 /* of two ids, each capped where it comes in */
+/** a, a byte that no UTF-8 text holds, b. @return false: longer than @p room */
+bool mem_put_key2(char *to, size_t room, const char *a, const char *b);
+/** The same. @return NULL out of memory */
 char *mem_key2(const char *a, const char *b);
 
 struct cd_answer *mem_answer(enum cd_store_rc rc, void *arg);
 
 bool mem_hash_has(const struct mem_hashes *t, const uint8_t hash[16]);
+/** Put a hash into a list that mem_hash_add takes. @return false out of memory */
+bool mem_hash_plan(struct mem_hash **list, const uint8_t hash[16]);
+/** Take a planned list over; the map has room. */
+void mem_hash_add(struct mem_hashes *t, struct mem_hash *list);
+void mem_hash_drop(struct mem_hash *list);
 /** @return false out of memory */
 bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16]);
 void mem_hashes_done(struct mem_hashes *t);
@@ -77,14 +85,45 @@ void mem_hashes_done(struct mem_hashes *t);
 /** @return the live row of that key, or NULL; expired ones are removed */
 const struct cd_idem_row *mem_idem_find(struct mem_store *s, const char *user, const char *key,
                                         int64_t now_ms);
-/** Takes @p row over. @return false out of memory (row freed) */
-bool mem_idem_put(struct mem_store *s, struct cd_idem_row *row);
+/** Memory for a row, whose contents are mem_idem_add's. @return NULL out of memory */
+struct mem_idem *mem_idem_plan(struct mem_store *s, const struct cd_idem_row *row);
+/** Takes both over. */
+void mem_idem_add(struct mem_store *s, struct mem_idem *i, struct cd_idem_row *row);
+void mem_idem_drop(struct mem_idem *i);
 /** Free idempotency rows, tokens and members. */
 void mem_kv_done(struct mem_store *s);
 
+/* a call and its rows (mem_apply.c) */
+
+/** Everything that a change needs, before anything is changed. */
+struct mem_plan {
+    struct mem_call *call;  /* NULL: the change is of none */
+    struct mem_call *fresh; /* the same, when it is new */
+    struct cd_call *copy;   /* NULL: the row stays as it is */
+    char *active_key;
+    struct mem_out *outs;
+    struct mem_hash *hashes;
+    struct mem_idem *idem;
+};
+
+struct mem_call *mem_find(const struct mem_store *s, const char *id);
+struct mem_call *mem_find_matrix(const struct mem_store *s, const char *room, const char *matrix_call_id);
+/** What the one-active-call rule counts by. @return NULL out of memory */
+char *mem_active_key(const struct cd_call *c);
+void mem_call_remove(struct mem_store *s, struct mem_call *m);
+/** Remove the row that @p at points to, in its call's list. */
+void mem_out_remove(struct mem_store *s, struct mem_out **at);
+/** @return false out of memory: cd_outbox_row_done frees what is there */
+bool mem_copy_row(struct cd_outbox_row *to, const struct cd_outbox_row *from);
+/** Ask for all that writing @p ch takes. @return false out of memory: nothing has changed */
+bool mem_plan(struct mem_store *s, const struct cd_change *ch, struct mem_plan *p);
+/** Write it; cannot fail. Nothing may be written between mem_plan and this. The rows move out of @p ch. */
+void mem_write(struct mem_store *s, struct cd_change *ch, struct mem_plan *p);
+void mem_plan_drop(struct mem_plan *p);
+
 /** What commit would answer. @param live  filled for CALL_EXISTS, CD_CALL_ID_LEN + 1 bytes */
 enum cd_store_rc mem_judge(struct mem_store *s, const struct cd_change *ch, char *live);
-/** Write it, judged or not; the rows move out of @p ch. @return CD_STORE_OK or CD_STORE_FULL */
+/** Write it, judged or not; the rows move out of @p ch. @return CD_STORE_OK, or CD_STORE_FULL: nothing was written */
 enum cd_store_rc mem_apply(struct mem_store *s, struct cd_change *ch);
 
 /* operations of mem_kv.c */

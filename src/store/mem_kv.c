@@ -34,16 +34,25 @@ struct mem_member {
     struct cd_member_row row;
 };
 
-char *mem_key2(const char *a, const char *b)
+bool mem_put_key2(char *to, size_t room, const char *a, const char *b)
 {
     size_t na = strlen(a), nb = strlen(b);
-    char *key = malloc(na + nb + 2);
 
-    if (!key)
-        return NULL;
-    memcpy(key, a, na);
-    key[na] = '\xff';
-    memcpy(key + na + 1, b, nb + 1);
+    if (na + nb + 2 > room)
+        return false;
+    memcpy(to, a, na);
+    to[na] = '\xff';
+    memcpy(to + na + 1, b, nb + 1);
+    return true;
+}
+
+char *mem_key2(const char *a, const char *b)
+{
+    size_t n = strlen(a) + strlen(b) + 2;
+    char *key = malloc(n);
+
+    if (key)
+        mem_put_key2(key, n, a, b);
     return key;
 }
 
@@ -81,17 +90,36 @@ static void forget_oldest(struct mem_hashes *t)
     free(h);
 }
 
-bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16])
+bool mem_hash_plan(struct mem_hash **list, const uint8_t hash[16])
 {
     struct mem_hash *h = calloc(1, sizeof *h);
 
     if (!h)
         return false;
     memcpy(h->hash, hash, 16);
-    if (cd_map_put(&t->map, hash_key(h->hash), h) < 0) {
+    h->next = *list;
+    *list = h;
+    return true;
+}
+
+void mem_hash_drop(struct mem_hash *list)
+{
+    while (list) {
+        struct mem_hash *h = list;
+
+        list = h->next;
         free(h);
-        return false;
     }
+}
+
+static void hash_add(struct mem_hashes *t, struct mem_hash *h)
+{
+    h->next = NULL;
+    if (mem_hash_has(t, h->hash)) {
+        free(h);
+        return;
+    }
+    cd_map_put(&t->map, hash_key(h->hash), h);
     if (t->newest)
         t->newest->next = h;
     else
@@ -99,6 +127,27 @@ bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16])
     t->newest = h;
     if (t->map.count > MEM_HASH_MAX)
         forget_oldest(t);
+}
+
+void mem_hash_add(struct mem_hashes *t, struct mem_hash *list)
+{
+    while (list) {
+        struct mem_hash *h = list;
+
+        list = h->next;
+        hash_add(t, h);
+    }
+}
+
+bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16])
+{
+    struct mem_hash *h = NULL;
+
+    if (!mem_hash_plan(&h, hash) || cd_map_reserve(&t->map, 1) < 0) {
+        mem_hash_drop(h);
+        return false;
+    }
+    mem_hash_add(t, h);
     return true;
 }
 
@@ -127,8 +176,10 @@ void mem_seen_put(struct cd_store *b, const uint8_t hash[16], cd_commit_fn fn, v
 
 /* --- idempotency keys ------------------------------------------------------------------------- */
 
-static void idem_free(struct mem_idem *i)
+void mem_idem_drop(struct mem_idem *i)
 {
+    if (!i)
+        return;
     cd_idem_row_free(i->row);
     free(i->key);
     free(i);
@@ -143,33 +194,37 @@ static void idem_forget_oldest(struct mem_store *s)
         s->idem_newest = NULL;
     if (cd_map_get(&s->idem, cd_str_of(i->key)) == i)
         cd_map_del(&s->idem, cd_str_of(i->key));
-    idem_free(i);
+    mem_idem_drop(i);
 }
 
+/* Without memory of its own: a key that is not found for want of memory would be a second call. */
 const struct cd_idem_row *mem_idem_find(struct mem_store *s, const char *user, const char *key,
                                         int64_t now_ms)
 {
-    char *k = mem_key2(user, key);
-    struct mem_idem *i = k ? cd_map_get(&s->idem, cd_str_of(k)) : NULL;
+    char k[MEM_KEY_MAX];
+    const struct mem_idem *i;
 
-    free(k);
+    if (!mem_put_key2(k, sizeof k, user, key))
+        return NULL; /* none so long is kept */
+    i = cd_map_get(&s->idem, cd_str_of(k));
     return i && i->row->at + CD_IDEM_TTL_MS > now_ms ? i->row : NULL;
 }
 
-bool mem_idem_put(struct mem_store *s, struct cd_idem_row *row)
+struct mem_idem *mem_idem_plan(struct mem_store *s, const struct cd_idem_row *row)
 {
     struct mem_idem *i = calloc(1, sizeof *i);
 
-    if (i && (i->key = mem_key2(row->user_id, row->key)))
-        cd_map_del(&s->idem, cd_str_of(i->key)); /* an expired one; it stays in the list */
-    if (!i || !i->key || cd_map_put(&s->idem, cd_str_of(i->key), i) < 0) {
-        if (i)
-            free(i->key);
-        free(i);
-        cd_idem_row_free(row);
-        return false;
-    }
+    if (i && (i->key = mem_key2(row->user_id, row->key)) && strlen(i->key) < MEM_KEY_MAX &&
+        cd_map_reserve(&s->idem, 1) == 0)
+        return i;
+    mem_idem_drop(i);
+    return NULL;
+}
+
+void mem_idem_add(struct mem_store *s, struct mem_idem *i, struct cd_idem_row *row)
+{
     i->row = row;
+    cd_map_put(&s->idem, cd_str_of(i->key), i); /* in the place of an expired one, which stays in the list */
     if (s->idem_newest)
         s->idem_newest->next = i;
     else
@@ -177,7 +232,6 @@ bool mem_idem_put(struct mem_store *s, struct cd_idem_row *row)
     s->idem_newest = i;
     while (s->idem.count > MEM_IDEM_MAX || s->idem_oldest->row->at + CD_IDEM_TTL_MS <= row->at)
         idem_forget_oldest(s);
-    return true;
 }
 
 static struct cd_idem_row *idem_copy(const struct cd_idem_row *row)
@@ -269,12 +323,14 @@ void mem_token_put(struct cd_store *b, const char *user, const char *device, con
     struct mem_store *s = mem_of(b);
     struct mem_token *t = token_new(user, device, sealed, n);
 
-    if (!t)
+    if (!t) {
+        cd_log(CD_LOG_WARN, "store", "token.full", NULL, "no memory for another sealed token");
         return;
-    t->older = cd_map_del(&s->tokens, cd_str_of(user));
-    if (s->tokens.count >= MEM_TOKENS_MAX || cd_map_put(&s->tokens, cd_str_of(t->user), t) < 0) {
+    }
+    t->older = cd_map_get(&s->tokens, cd_str_of(user));
+    if ((!t->older && s->tokens.count >= MEM_TOKENS_MAX) || cd_map_put(&s->tokens, cd_str_of(t->user), t) < 0) {
         cd_log(CD_LOG_WARN, "store", "token.full", NULL, "no room for another sealed token");
-        token_list_free(t);
+        token_free(t);
         return;
     }
     drop_device(t, t->device);
@@ -294,6 +350,8 @@ void mem_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *a
     if (t && (a->bytes = malloc(t->n ? t->n : 1))) {
         memcpy(a->bytes, t->sealed, t->n);
         a->n = t->n;
+    } else if (t) {
+        a->rc = CD_STORE_DOWN;
     }
     cd_later_push(s->later, a);
 }
@@ -335,11 +393,11 @@ static void member_put(struct mem_store *s, const struct cd_member_row *row)
         member_free(m);
         return;
     }
-    old = cd_map_del(&s->members, cd_str_of(m->key));
-    if (old)
-        member_free(old);
-    if (s->members.count >= MEM_MEMBERS_MAX || cd_map_put(&s->members, cd_str_of(m->key), m) < 0)
+    old = cd_map_get(&s->members, cd_str_of(m->key));
+    if ((!old && s->members.count >= MEM_MEMBERS_MAX) || cd_map_put(&s->members, cd_str_of(m->key), m) < 0)
         member_free(m);
+    else if (old)
+        member_free(old);
 }
 
 void mem_members_put(struct cd_store *b, const struct cd_member_row *rows, size_t n)

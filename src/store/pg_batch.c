@@ -421,7 +421,11 @@ static void note_failure(struct pg_store *s, const struct pg_expect *e, const PG
     struct pg_op *op = s->batch[e->op];
     bool ours = op->kind == PG_OP_CHANGE && state && is_conflict(state);
 
-    if (e->what == CD_PG_MARK && !(state && is_unable(state))) {
+    if (!state) { /* libpq's own, out of memory: what the server said, and did, is unknown */
+        cd_pgconn_reset(s->write, "a result was lost");
+        return;
+    }
+    if (e->what == CD_PG_MARK && !is_unable(state)) {
         cd_pgconn_reset(s->write, "another connection took over");
         return;
     }
@@ -429,7 +433,7 @@ static void note_failure(struct pg_store *s, const struct pg_expect *e, const PG
         return;
     op->failed = true;
     op->failed_at = (enum cd_pg_stmt)e->what;
-    snprintf(op->sqlstate, sizeof op->sqlstate, "%s", state ? state : "XX000");
+    snprintf(op->sqlstate, sizeof op->sqlstate, "%s", state);
     if (!ours && (s->phase == PG_SINGLES || s->n_batch == 1)) {
         const struct cd_log_ctx ctx = {.call_id = op->change ? op->change->call_id : NULL};
 

@@ -152,9 +152,6 @@ static void submit(struct pg_store *s, struct pg_read *r)
 {
     struct pg_reads *rs = s->reads;
 
-    s->stats.reads++;
-    if (!r)
-        return;
     if (rs->n_waiting >= PG_READS_WAITING_MAX) {
         answer_now(s, r, CD_STORE_FULL);
         return;
@@ -170,6 +167,11 @@ static void submit(struct pg_store *s, struct pg_read *r)
 static char *column(const PGresult *res, int row, int col)
 {
     return PQgetisnull(res, row, col) ? NULL : strdup(PQgetvalue(res, row, col));
+}
+
+static bool lost_column(const char *copy, const PGresult *res, int row, int col)
+{
+    return !copy && !PQgetisnull(res, row, col);
 }
 
 static void take_idem(struct pg_read *r, const PGresult *res)
@@ -226,7 +228,8 @@ static void take_members(struct pg_read *r, const PGresult *res)
         m->user_id = column(res, i, 1);
         m->display_name = column(res, i, 2);
         m->avatar_url = column(res, i, 3);
-        r->failed |= !m->room_id || !m->user_id;
+        r->failed |= !m->room_id || !m->user_id || lost_column(m->display_name, res, i, 2) ||
+                     lost_column(m->avatar_url, res, i, 3);
     }
 }
 
@@ -291,6 +294,18 @@ static void finish(struct pg_reads *rs)
     cd_later_push(rs->store->later, a);
 }
 
+/* Whom nobody waits for. @return NULL out of memory: @p r is freed */
+static struct pg_read *unasked(struct pg_read *r)
+{
+    r->answer = cd_answer_new();
+    if (r->answer) {
+        r->answer->kind = CD_A_DONE;
+        return r;
+    }
+    read_free(r);
+    return NULL;
+}
+
 static void result(void *self, const PGresult *res)
 {
     struct pg_reads *rs = self;
@@ -313,16 +328,16 @@ static void result(void *self, const PGresult *res)
     }
 }
 
-static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b, void *arg);
+static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b);
 
 /* Before anything is read: what is told after a read must not be missed. */
-static void listen_first(struct pg_reads *rs)
+static bool listen_first(struct pg_reads *rs)
 {
-    struct pg_read *r = read_new(READ_LISTEN, NULL, NULL, NULL);
+    struct pg_read *r = read_new(READ_LISTEN, NULL, NULL);
 
+    r = r ? unasked(r) : NULL;
     if (!r)
-        return;
-    r->answer->kind = CD_A_DONE; /* nobody waits for it */
+        return false;
     r->queued_ms = cd_mono_ms();
     snprintf(r->listen, sizeof r->listen, "LISTEN \"calld_%s\"", rs->store->owner);
     r->next = rs->waiting;
@@ -330,14 +345,18 @@ static void listen_first(struct pg_reads *rs)
     if (!rs->waiting_last)
         rs->waiting_last = r;
     rs->n_waiting++;
+    return true;
 }
 
 static void up(void *self)
 {
     struct pg_reads *rs = self;
 
+    if (!listen_first(rs)) {
+        cd_pgconn_reset(rs->conn, "no memory to listen with");
+        return;
+    }
     rs->up = true;
-    listen_first(rs);
     pump(rs);
     if (rs->was_up)
         pg_lease_missed(rs->store);
@@ -450,100 +469,118 @@ void pg_reads_free(struct pg_reads *rs)
 
 /* --- operations ------------------------------------------------------------------------------- */
 
-static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b, void *arg)
+static struct pg_read *read_new(enum read_kind kind, const char *a, const char *b)
 {
     struct pg_read *r = calloc(1, sizeof *r);
 
     if (!r)
         return NULL;
     r->kind = kind;
-    r->answer = calloc(1, sizeof *r->answer);
-    if (!r->answer || !cd_dup(&r->a, a) || !cd_dup(&r->b, b)) {
+    if (!cd_dup(&r->a, a) || !cd_dup(&r->b, b)) {
         read_free(r);
         return NULL;
     }
-    r->answer->arg = arg;
     return r;
 }
 
-static void load_one(struct cd_store *b, struct pg_read *r, cd_load_fn fn)
+static struct cd_answer *answer_new(enum cd_answer_kind kind, void *arg)
 {
-    if (r) {
-        r->answer->kind = CD_A_LOAD;
-        r->answer->fn.load = fn;
+    struct cd_answer *a = cd_answer_new();
+
+    if (a) {
+        a->kind = kind;
+        a->arg = arg;
     }
-    submit(pg_of(b), r);
+    return a;
+}
+
+/* Takes @p answer over, which says whom to answer; NULL: nobody can be. */
+static void ask_for(struct pg_store *s, enum read_kind kind, const char *a, const char *b, struct cd_answer *answer)
+{
+    struct pg_read *r = answer ? read_new(kind, a, b) : NULL;
+
+    s->stats.reads++;
+    if (r) {
+        r->answer = answer;
+        submit(s, r);
+        return;
+    }
+    if (answer)
+        answer->rc = CD_STORE_FULL;
+    cd_later_push(s->later, answer);
+}
+
+static void load_one(struct pg_store *s, enum read_kind kind, const char *a, const char *b, cd_load_fn fn, void *arg)
+{
+    struct cd_answer *answer = answer_new(CD_A_LOAD, arg);
+
+    if (answer)
+        answer->fn.load = fn;
+    ask_for(s, kind, a, b, answer);
 }
 
 void pg_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg)
 {
-    load_one(b, read_new(READ_CALL, id, NULL, arg), fn);
+    load_one(pg_of(b), READ_CALL, id, NULL, fn, arg);
 }
 
 void pg_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
                        void *arg)
 {
-    load_one(b, read_new(READ_BY_MATRIX, room, matrix_call_id, arg), fn);
+    load_one(pg_of(b), READ_BY_MATRIX, room, matrix_call_id, fn, arg);
 }
 
-static void load_many(struct pg_store *s, struct pg_read *r, cd_load_all_fn fn)
+static struct cd_answer *for_many(cd_load_all_fn fn, void *arg)
 {
-    if (r) {
-        r->answer->kind = CD_A_LOAD_ALL;
-        r->answer->fn.load_all = fn;
-    }
-    submit(s, r);
+    struct cd_answer *answer = answer_new(CD_A_LOAD_ALL, arg);
+
+    if (answer)
+        answer->fn.load_all = fn;
+    return answer;
 }
 
 void pg_read_live(struct pg_store *s, enum cd_store_rc rc, cd_load_all_fn fn, void *arg)
 {
-    struct pg_read *r = read_new(READ_LIVE, s->owner, NULL, arg);
+    struct cd_answer *answer = for_many(fn, arg);
 
-    if (r && rc != CD_STORE_OK) {
-        r->answer->kind = CD_A_LOAD_ALL;
-        r->answer->fn.load_all = fn;
-        answer_now(s, r, rc);
+    if (answer && rc != CD_STORE_OK) {
+        answer->rc = rc;
+        cd_later_push(s->later, answer);
         return;
     }
-    load_many(s, r, fn);
+    ask_for(s, READ_LIVE, s->owner, NULL, answer);
 }
 
 void pg_read_ids(struct pg_store *s, const char *ids, cd_load_all_fn fn, void *arg)
 {
-    load_many(s, read_new(READ_IDS, ids, NULL, arg), fn);
+    ask_for(s, READ_IDS, ids, NULL, for_many(fn, arg));
 }
 
 void pg_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg)
 {
-    struct pg_read *r = read_new(READ_IDEM, user, key, arg);
+    struct cd_answer *answer = answer_new(CD_A_IDEM, arg);
 
-    if (r) {
-        r->answer->kind = CD_A_IDEM;
-        r->answer->fn.idem = fn;
-    }
-    submit(pg_of(b), r);
+    if (answer)
+        answer->fn.idem = fn;
+    ask_for(pg_of(b), READ_IDEM, user, key, answer);
 }
 
 void pg_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg)
 {
-    struct pg_read *r = read_new(READ_TOKEN, user, NULL, arg);
+    struct cd_answer *answer = answer_new(CD_A_TOKEN, arg);
 
-    if (r) {
-        r->answer->kind = CD_A_TOKEN;
-        r->answer->fn.token = fn;
-    }
-    submit(pg_of(b), r);
+    if (answer)
+        answer->fn.token = fn;
+    ask_for(pg_of(b), READ_TOKEN, user, NULL, answer);
 }
 
 void pg_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
 {
-    struct pg_read *r = read_new(READ_MEMBERS, NULL, NULL, arg);
+    struct cd_answer *answer = answer_new(CD_A_MEMBERS, arg);
 
-    if (r) {
-        r->answer->kind = CD_A_MEMBERS;
-        r->answer->fn.members = fn;
-    }
-    submit(pg_of(b), r);
+    if (answer)
+        answer->fn.members = fn;
+    ask_for(pg_of(b), READ_MEMBERS, NULL, NULL, answer);
 }
 
 void pg_reads_ping(struct pg_reads *rs, int64_t now_ms, int64_t every_ms)
@@ -552,9 +589,8 @@ void pg_reads_ping(struct pg_reads *rs, int64_t now_ms, int64_t every_ms)
 
     if (!rs->up || rs->sent || rs->waiting || now_ms - rs->pinged_ms < every_ms)
         return;
-    r = read_new(READ_PING, NULL, NULL, NULL);
+    r = read_new(READ_PING, NULL, NULL);
+    r = r ? unasked(r) : NULL;
     if (r)
-        r->answer->kind = CD_A_DONE; /* whom nobody waits for */
-    rs->store->stats.reads--; /* none that anybody asked for */
-    submit(rs->store, r);
+        submit(rs->store, r);
 }

@@ -67,18 +67,16 @@ static void seed(void *arg, const struct cd_call *c)
     struct cd_change ch = {.call = c};
 
     memcpy(ch.call_id, c->id, sizeof ch.call_id);
-    mem_apply(s->shadow, &ch);
+    if (mem_apply(s->shadow, &ch) != CD_STORE_OK)
+        s->unseeded = true;
 }
 
-/* A record that a former process left, or one that was just spooled. */
-static void apply(struct spool_store *s, struct pg_op *op)
+/* What an op other than a change means to degraded mode. */
+static void apply_small(struct spool_store *s, struct pg_op *op)
 {
     struct cd_store *m = &s->shadow->base;
 
     switch (op->kind) {
-    case PG_OP_CHANGE:
-        mem_apply(s->shadow, op->change);
-        break;
     case PG_OP_TRIED:
         m->ops->outbox_tried(m, op->key, op->number, NULL, NULL);
         break;
@@ -94,9 +92,8 @@ static void apply(struct spool_store *s, struct pg_op *op)
     case PG_OP_MEMBERS:
         m->ops->members_put(m, op->members, op->n_members);
         break;
+    case PG_OP_CHANGE:
     case PG_OP_SEEN:
-        mem_hash_put(&s->shadow->seen, op->data);
-        break;
     case PG_OP_QUARANTINE:
     case PG_OP_PURGE:
     case PG_OP_FLUSH:
@@ -105,6 +102,17 @@ static void apply(struct spool_store *s, struct pg_op *op)
     case PG_OP_LEAVE:
         break;
     }
+}
+
+/* A record that a former process left. */
+static void apply_found(struct spool_store *s, struct pg_op *op)
+{
+    if (op->kind == PG_OP_CHANGE && mem_apply(s->shadow, op->change) != CD_STORE_OK)
+        s->unseeded = true;
+    else if (op->kind == PG_OP_SEEN)
+        mem_hash_put(&s->shadow->seen, op->data);
+    else
+        apply_small(s, op);
 }
 
 static struct mem_store *shadow_open(struct spool_store *s)
@@ -124,7 +132,7 @@ static void found(void *self, const struct cd_spool_rec *rec)
         return; /* written twice, when a disk refused the first time */
     if (ch && !ch->call && !c && rec->row)
         seed(s, rec->row);
-    apply(s, rec->op);
+    apply_found(s, rec->op);
 }
 
 static void close_old(struct spool_store *s)
@@ -174,6 +182,29 @@ static void note_full(struct spool_store *s, bool full)
     s->was_full = full;
 }
 
+/* The record and what is known from it: both, or neither. */
+static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, const struct cd_buf *rec)
+{
+    struct mem_plan plan = {0};
+    struct mem_hash *seen = NULL;
+    bool ok = op->kind == PG_OP_CHANGE ? mem_plan(s->shadow, op->change, &plan)
+              : op->kind == PG_OP_SEEN ? mem_hash_plan(&seen, op->data) &&
+                                             cd_map_reserve(&s->shadow->seen.map, 1) == 0
+                                       : true;
+
+    if (!ok || !spool_log_add(s->log, cls, op, rec)) {
+        mem_plan_drop(&plan);
+        mem_hash_drop(seen);
+        return false;
+    }
+    if (op->kind == PG_OP_CHANGE)
+        mem_write(s->shadow, op->change, &plan);
+    else
+        apply_small(s, op);
+    mem_hash_add(&s->shadow->seen, seen);
+    return true;
+}
+
 static void spool(struct spool_store *s, struct pg_op *op)
 {
     enum cd_store_rc rc = judge(s, op);
@@ -190,10 +221,8 @@ static void spool(struct spool_store *s, struct pg_op *op)
     if (b.failed || !spool_log_room(s->log, cls, b.n)) {
         note_full(s, !b.failed);
         rc = CD_STORE_FULL;
-    } else {
-        apply(s, op);
-        if (!spool_log_add(s->log, cls, op, &b))
-            rc = CD_STORE_FULL;
+    } else if (!keep(s, cls, op, &b)) {
+        rc = CD_STORE_FULL;
     }
     cd_buf_done(&b);
     if (rc != CD_STORE_OK)
@@ -302,8 +331,14 @@ void spool_leave(struct spool_store *s, const char *why)
             cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory for degraded mode");
             return; /* the next tick tries again */
         }
+        s->unseeded = false;
         if (!starting && s->conf.live)
             s->conf.live(s->conf.arg, seed, s);
+        if (s->unseeded) { /* a call that it does not know it would refuse */
+            shadow_drop(s);
+            cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory for degraded mode");
+            return; /* the next tick tries again */
+        }
         s->since_ms = cd_mono_ms();
         s->spooled_at = s->spooled;
         s->replayed_at = s->replayed;

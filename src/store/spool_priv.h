@@ -38,6 +38,7 @@ struct spool_store {
     bool up;        /* the connection stands */
     bool unloaded;  /* load_live was answered from the files */
     bool was_full;
+    bool unseeded;           /* a call found no memory in the shadow */
     unsigned failures;        /* of replays, in a row */
     struct cd_timer timer;
     struct pg_op *held, **held_end; /* SPOOL_LAST: submitted meanwhile */

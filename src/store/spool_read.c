@@ -10,18 +10,20 @@
 
 enum ask_kind { ASK_CALL, ASK_MATRIX, ASK_IDEM, ASK_TOKEN, ASK_LIVE, ASK_MEMBERS };
 
+union ask_fn {
+    cd_load_fn load;
+    cd_load_all_fn load_all;
+    cd_idem_fn idem;
+    cd_token_fn token;
+    cd_members_fn members;
+};
+
 struct spool_ask {
     struct spool_ask *next, **prev;
     struct spool_store *store;
     enum ask_kind kind;
     char *a, *b;
-    union {
-        cd_load_fn load;
-        cd_load_all_fn load_all;
-        cd_idem_fn idem;
-        cd_token_fn token;
-        cd_members_fn members;
-    } fn;
+    union ask_fn fn;
     void *arg;
 };
 
@@ -75,17 +77,11 @@ static struct spool_ask *ask_new(struct cd_store *b, enum ask_kind kind, const c
 
 static bool knows(const struct spool_store *s, const struct spool_ask *q)
 {
-    char *key;
-    bool yes;
-
     switch (q->kind) {
     case ASK_CALL:
         return cd_map_get(&s->shadow->calls, cd_str_of(q->a)) != NULL;
     case ASK_MATRIX:
-        key = mem_key2(q->a, q->b);
-        yes = key && cd_map_get(&s->shadow->by_matrix, cd_str_of(key));
-        free(key);
-        return yes;
+        return mem_find_matrix(s->shadow, q->a, q->b) != NULL;
     case ASK_IDEM:
         return mem_idem_find(s->shadow, q->a, q->b, 0) != NULL;
     case ASK_TOKEN:
@@ -104,34 +100,34 @@ static bool is_none(const struct spool_ask *q)
     return q->kind == ASK_MATRIX || q->kind == ASK_IDEM;
 }
 
-static void answer_away(struct spool_store *s, struct spool_ask *q)
+static void answer_now(struct spool_store *s, enum ask_kind kind, union ask_fn fn, void *arg, enum cd_store_rc rc)
 {
     struct cd_answer *a = cd_answer_new();
 
     if (a) {
-        a->rc = is_none(q) ? CD_STORE_OK : CD_STORE_DOWN;
-        a->arg = q->arg;
-        switch (q->kind) {
+        a->rc = rc;
+        a->arg = arg;
+        switch (kind) {
         case ASK_CALL:
         case ASK_MATRIX:
             a->kind = CD_A_LOAD;
-            a->fn.load = q->fn.load;
+            a->fn.load = fn.load;
             break;
         case ASK_IDEM:
             a->kind = CD_A_IDEM;
-            a->fn.idem = q->fn.idem;
+            a->fn.idem = fn.idem;
             break;
         case ASK_TOKEN:
             a->kind = CD_A_TOKEN;
-            a->fn.token = q->fn.token;
+            a->fn.token = fn.token;
             break;
         case ASK_LIVE:
             a->kind = CD_A_LOAD_ALL;
-            a->fn.load_all = q->fn.load_all;
+            a->fn.load_all = fn.load_all;
             break;
         case ASK_MEMBERS:
             a->kind = CD_A_MEMBERS;
-            a->fn.members = q->fn.members;
+            a->fn.members = fn.members;
             break;
         }
     }
@@ -276,68 +272,51 @@ static void ask(struct spool_ask *q)
     if (here)
         ask_shadow(s, q);
     else
-        answer_away(s, q);
+        answer_now(s, q->kind, q->fn, q->arg, is_none(q) ? CD_STORE_OK : CD_STORE_DOWN);
     unlink_ask(q);
     ask_free(q);
 }
 
+/* The one way in: an answer comes in any case. */
+static void ask_for(struct cd_store *b, enum ask_kind kind, const char *x, const char *y, union ask_fn fn, void *arg)
+{
+    struct spool_ask *q = ask_new(b, kind, x, y, arg);
+
+    if (!q) {
+        answer_now(spool_of(b), kind, fn, arg, CD_STORE_FULL);
+        return;
+    }
+    q->fn = fn;
+    ask(q);
+}
+
 void spool_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_CALL, id, NULL, arg);
-
-    if (!q)
-        return;
-    q->fn.load = fn;
-    ask(q);
+    ask_for(b, ASK_CALL, id, NULL, (union ask_fn){.load = fn}, arg);
 }
 
 void spool_load_by_matrix(struct cd_store *b, const char *room, const char *matrix_call_id, cd_load_fn fn,
                           void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_MATRIX, room, matrix_call_id, arg);
-
-    if (!q)
-        return;
-    q->fn.load = fn;
-    ask(q);
+    ask_for(b, ASK_MATRIX, room, matrix_call_id, (union ask_fn){.load = fn}, arg);
 }
 
 void spool_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_LIVE, NULL, NULL, arg);
-
-    if (!q)
-        return;
-    q->fn.load_all = fn;
-    ask(q);
+    ask_for(b, ASK_LIVE, NULL, NULL, (union ask_fn){.load_all = fn}, arg);
 }
 
 void spool_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_IDEM, user, key, arg);
-
-    if (!q)
-        return;
-    q->fn.idem = fn;
-    ask(q);
+    ask_for(b, ASK_IDEM, user, key, (union ask_fn){.idem = fn}, arg);
 }
 
 void spool_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_TOKEN, user, NULL, arg);
-
-    if (!q)
-        return;
-    q->fn.token = fn;
-    ask(q);
+    ask_for(b, ASK_TOKEN, user, NULL, (union ask_fn){.token = fn}, arg);
 }
 
 void spool_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
 {
-    struct spool_ask *q = ask_new(b, ASK_MEMBERS, NULL, NULL, arg);
-
-    if (!q)
-        return;
-    q->fn.members = fn;
-    ask(q);
+    ask_for(b, ASK_MEMBERS, NULL, NULL, (union ask_fn){.members = fn}, arg);
 }

@@ -85,6 +85,7 @@ struct cd_change {
     bool drop_signals;           /* the call ended: its signals go */
     bool elsewhere; /* another daemon owns the call: its timers and outbox rows are that one's. In: as far
                      * as is known; the callback sees how it is */
+    bool incomplete; /* a module had no memory for its rows: it must not be committed */
     struct cd_idem_row *idem;    /* may be NULL */
 };
 
