@@ -160,7 +160,15 @@ void cd_req_add_header(struct cd_req *req, const char *name, const char *value)
     (void)value;
 }
 
-void cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body)
+bool cd_req_starved(const struct cd_req *req);
+
+bool cd_req_starved(const struct cd_req *req)
+{
+    (void)req;
+    return false;
+}
+
+bool cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body)
 {
     (void)content_type;
     if (req->status) {
@@ -169,6 +177,7 @@ void cd_req_reply(struct cd_req *req, int status, const char *content_type, stru
     }
     req->status = status;
     snprintf(req->answer, sizeof(req->answer), "%.*s", (int)body.n, body.n ? body.p : "");
+    return true;
 }
 
 void cd_req_reply_json(struct cd_req *req, int status, struct cd_buf *body_steal)

@@ -206,6 +206,14 @@ static void quarantine(struct cd_txn *t, struct as_item *item, struct cd_str raw
     as->store->ops->quarantine(as->store, why, raw, on_quarantined, t);
 }
 
+/* An event that there is no memory for, and what follows it, must come again. */
+static void starve(struct cd_txn *t, struct as_item *item)
+{
+    item->held = true;
+    t->worst = CD_STORE_FULL;
+    t->scan.n_items = t->next;
+}
+
 static void apply_event(struct cd_txn *t, struct as_item *item, struct cd_str raw)
 {
     struct cd_appservice *as = t->as;
@@ -227,6 +235,8 @@ static void apply_event(struct cd_txn *t, struct as_item *item, struct cd_str ra
     }
     if (v == AS_BROKEN)
         quarantine(t, item, raw, why);
+    else if (v == AS_STARVED)
+        starve(t, item);
     else if (v == AS_GOOD)
         as->ops.on_event(as->self, t, &e.ev);
     cd_as_event_done(&e);

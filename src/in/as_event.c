@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 
+#include "base/json_mem.h"
 #include "base/scan.h"
 #include "base/secret.h"
 
@@ -160,16 +161,21 @@ enum as_verdict cd_as_event_content(struct as_event *e, const char **why)
 {
     struct cd_str raw = e->raw_content;
     char *copy = NULL;
+    unsigned long failures = cd_json_mem_failures();
 
     if (memchr(raw.p, '\\', raw.n)) {
         copy = mend(raw);
         if (!copy)
-            return broken(why, "out of memory");
+            return AS_STARVED;
         raw.p = copy;
     }
     e->content = json_loadb(raw.p, raw.n, 0, NULL);
     free(copy);
     e->ev.content = e->content;
+    if (cd_json_mem_failures() != failures) {
+        cd_as_event_done(e);
+        return AS_STARVED;
+    }
     return e->content ? AS_GOOD : broken(why, "content holds a number that is out of range");
 }
 

@@ -9,7 +9,8 @@
 enum as_verdict {
     AS_GOOD,
     AS_IGNORED, /* the homeserver soft-failed it */
-    AS_BROKEN
+    AS_BROKEN,
+    AS_STARVED /* out of memory: nothing is known of it */
 };
 
 /** An event with the memory behind it. ev points into this struct: do not copy it. */
@@ -30,7 +31,7 @@ enum as_verdict cd_as_event_head(struct as_event *e, struct cd_str raw, size_t m
                                  int64_t wall_ms,
                                  const char **why);
 /** Build the content. NUL characters and lone surrogates in it become U+FFFD.
- * @return AS_GOOD (cd_as_event_done() frees it) or AS_BROKEN */
+ * @return AS_GOOD (cd_as_event_done() frees it), AS_BROKEN or AS_STARVED */
 enum as_verdict cd_as_event_content(struct as_event *e, const char **why);
 void cd_as_event_done(struct as_event *e);
 

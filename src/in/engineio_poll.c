@@ -9,10 +9,11 @@
 #include "in/engineio_priv.h"
 #include "in/sio_packet.h"
 
-static void reply(struct cd_req *req, struct cd_str body)
+/* @return false out of memory: it has become a 503, which ends the client's session */
+static bool reply(struct cd_req *req, struct cd_str body)
 {
     cd_req_add_header(req, "Cache-Control", "no-store");
-    cd_req_reply(req, 200, "text/plain; charset=UTF-8", body);
+    return cd_req_reply(req, 200, "text/plain; charset=UTF-8", body);
 }
 
 static enum cd_rc refuse(struct cd_req *req, int status, enum cd_eio_fault fault, const char *text)
@@ -33,14 +34,18 @@ void cd_eio_poll_reply(struct cd_eio *s, struct cd_str payload)
     struct cd_req *req = s->poll;
 
     s->poll = NULL;
-    reply(req, payload);
+    if (!reply(req, payload))
+        cd_eio_close(s);
 }
 
 /** Everything queued goes into this answer. */
 static void reply_queued(struct cd_eio *s, struct cd_req *req)
 {
-    reply(req, (struct cd_str){s->out.p, s->out.n});
+    bool sent = reply(req, (struct cd_str){s->out.p, s->out.n});
+
     cd_eio_queue_done(s);
+    if (!sent)
+        cd_eio_close(s);
 }
 
 /** The client left its poll, or the HTTP server is going away. */
@@ -61,9 +66,11 @@ static enum cd_rc handshake(struct cd_req *req)
         return refuse(req, 503, CD_EIO_FORBIDDEN, "Too many sessions");
     cd_buf_init(&b, 512);
     cd_eio_start(s, &b, false);
-    reply(req, (struct cd_str){b.p, b.n});
+    if (b.failed || !reply(req, (struct cd_str){b.p, b.n}))
+        cd_eio_end(s, 1002);
+    bool failed = b.failed;
     cd_buf_done(&b);
-    return CD_OK;
+    return failed ? refuse(req, 503, CD_EIO_FORBIDDEN, "Out of memory") : CD_OK;
 }
 
 static enum cd_rc poll_get(struct cd_eio *s, struct cd_req *req)
@@ -150,6 +157,8 @@ static enum cd_rc serve(void *self, struct cd_req *req)
     enum cd_eio_fault fault = cd_eio_judge(&hello, &s);
 
     (void)self;
+    if (cd_req_starved(req)) /* a session's id that is not read would begin another session */
+        return refuse(req, 503, CD_EIO_FORBIDDEN, "Out of memory");
     if (fault == CD_EIO_NO_FAULT && asks_for_upgrade(req))
         fault = CD_EIO_BAD_REQUEST;
     if (fault != CD_EIO_NO_FAULT)

@@ -127,7 +127,10 @@ static void on_ready(void *user)
     w->state = CD_EIO_WS_CARRIER;
     cd_buf_init(&b, 512);
     cd_eio_start(w->session, &b, true);
-    cd_eio_send(w->session, (struct cd_str){b.p, b.n});
+    if (b.failed)
+        cd_eio_close(w->session);
+    else
+        cd_eio_send(w->session, (struct cd_str){b.p, b.n});
     cd_buf_done(&b);
 }
 

@@ -227,13 +227,14 @@ static void add_headers(struct cd_req *req, struct MHD_Response *res)
 /* Hand the answer that stands in the request to libmicrohttpd. */
 static enum MHD_Result send_answer(struct cd_req *req)
 {
-    static char nothing[1];
+    static char no_memory[] = "{\"errcode\":\"ORG.CALLD.OVERLOADED\","
+                              "\"error\":\"The server is out of memory; try again later.\"}";
     char *body = req->answer;
     struct MHD_Response *res;
     enum MHD_Result ok;
 
     req->answer = NULL;
-    res = MHD_create_response_from_buffer(body ? req->answer_n : 0, body ? body : nothing,
+    res = MHD_create_response_from_buffer(body ? req->answer_n : sizeof(no_memory) - 1, body ? body : no_memory,
                                           body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     if (!res) {
         free(body);

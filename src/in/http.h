@@ -46,8 +46,10 @@ const char *cd_req_method(const struct cd_req *req);
 const char *cd_req_id(const struct cd_req *req);         /* X-Request-ID, echoed or made */
 const char *cd_req_path(const struct cd_req *req);       /* raw, without query and prefix */
 const char *cd_req_param(const struct cd_req *req, unsigned i); /* i-th path parameter, decoded */
-/** Query value, decoded, NULL when absent. Owned by the request. */
+/** Query value, decoded, NULL when absent (or, then cd_req_starved, out of memory). Owned by the request. */
 const char *cd_req_query(struct cd_req *req, const char *name);
+/** Was there no memory for a query value? Then what looks absent may not be. */
+bool cd_req_starved(const struct cd_req *req);
 const char *cd_req_header(struct cd_req *req, const char *name); /* NULL when absent */
 struct cd_str cd_req_body(const struct cd_req *req);
 const char *cd_req_client_ip(const struct cd_req *req);  /* behind a trusted proxy: the client's */
@@ -66,8 +68,8 @@ void cd_req_park(struct cd_req *req, int64_t timeout_ms, bool watch_peer, void (
                  void *arg);
 /** Add a header to the answer. At most 16, copied. */
 void cd_req_add_header(struct cd_req *req, const char *name, const char *value);
-/** Answer, parked or not. @param body  copied */
-void cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body);
+/** Answer, parked or not. @param body  copied. @return false out of memory: the answer is a 503 that says so */
+bool cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body);
 /** Answer with JSON and take the buffer's memory; a failed buffer becomes 500. */
 void cd_req_reply_json(struct cd_req *req, int status, struct cd_buf *body_steal);
 /** Answer with an error from the table. */

@@ -109,9 +109,10 @@ struct cd_req {
     void *cancel_arg;
 
     bool answered, queued, closing;
+    bool starved; /* a parameter could not be read for want of memory */
     int status;
     char content_type[96];
-    char *answer; /* malloc'ed */
+    char *answer; /* malloc'ed; NULL when answered: there was no memory for it */
     size_t answer_n;
     struct req_pair headers[CD_REQ_HEADERS];
     unsigned header_n;

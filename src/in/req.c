@@ -69,10 +69,12 @@ const char *cd_req_header(struct cd_req *req, const char *name)
 
 /* --- query --------------------------------------------------------------------------- */
 
-static char *decode(struct cd_str raw)
+static char *decode(struct cd_str raw, bool *starved)
 {
     char *out = malloc(raw.n + 1);
 
+    if (!out)
+        *starved = true;
     if (out && cd_percent_decode(raw, true, out, raw.n + 1) < 0) {
         free(out);
         out = NULL;
@@ -81,19 +83,21 @@ static char *decode(struct cd_str raw)
 }
 
 /* The decoded value of the first pair with this name. @return NULL: absent or badly escaped */
-static char *find_query(const char *query, const char *name)
+static char *find_query(struct cd_req *req, const char *name)
 {
+    const char *query = req->query;
+
     while (*query) {
         size_t pair_n = strcspn(query, "&");
         const char *equals = memchr(query, '=', pair_n);
         size_t name_n = equals ? (size_t)(equals - query) : pair_n;
         size_t value_at = equals ? name_n + 1 : pair_n;
-        char *key = decode((struct cd_str){query, name_n});
+        char *key = decode((struct cd_str){query, name_n}, &req->starved);
         bool hit = key && strcmp(key, name) == 0;
 
         free(key);
         if (hit)
-            return decode((struct cd_str){query + value_at, pair_n - value_at});
+            return decode((struct cd_str){query + value_at, pair_n - value_at}, &req->starved);
         query += pair_n + (query[pair_n] == '&');
     }
     return NULL;
@@ -110,11 +114,18 @@ const char *cd_req_query(struct cd_req *req, const char *name)
     if (req->query_n == CD_REQ_QUERIES)
         return NULL;
     pair->name = strdup(name);
-    if (!pair->name)
+    if (!pair->name) {
+        req->starved = true;
         return NULL;
-    pair->value = find_query(req->query, name);
+    }
+    pair->value = find_query(req, name);
     req->query_n++;
     return pair->value;
+}
+
+bool cd_req_starved(const struct cd_req *req)
+{
+    return req->starved;
 }
 
 /* --- parking ------------------------------------------------------------------------- */
@@ -194,7 +205,8 @@ void cd_req_add_header(struct cd_req *req, const char *name, const char *value)
     free(h->value);
 }
 
-/* The one place where an answer is put down. @param body  malloc'ed, owned from here on */
+/* The one place where an answer is put down.
+ * @param body  malloc'ed, owned from here on; NULL: there was no memory for it, and that is the answer */
 static void answer(struct cd_req *req, int status, const char *content_type, char *body, size_t n)
 {
     if (req->answered) {
@@ -204,7 +216,9 @@ static void answer(struct cd_req *req, int status, const char *content_type, cha
         return;
     }
     req->answered = true;
-    req->status = status;
+    req->status = body ? status : 503;
+    if (!body)
+        content_type = "application/json";
     snprintf(req->content_type, sizeof(req->content_type), "%s", content_type ? content_type : "");
     req->answer = body;
     req->answer_n = n;
@@ -212,23 +226,25 @@ static void answer(struct cd_req *req, int status, const char *content_type, cha
     cd_http_answered(req);
 }
 
-void cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body)
+bool cd_req_reply(struct cd_req *req, int status, const char *content_type, struct cd_str body)
 {
     char *copy = malloc(body.n + 1);
 
     if (!copy) {
         answer(req, 503, NULL, NULL, 0);
-        return;
+        return false;
     }
     if (body.n)
         memcpy(copy, body.p, body.n);
     copy[body.n] = '\0';
     answer(req, status, content_type, copy, body.n);
+    return true;
 }
 
 void cd_req_reply_json(struct cd_req *req, int status, struct cd_buf *body_steal)
 {
     size_t n = 0;
+    bool no_memory = body_steal->no_memory;
     char *body = body_steal->failed ? NULL : cd_buf_steal(body_steal, &n);
     struct cd_err err = {0};
 
@@ -237,7 +253,7 @@ void cd_req_reply_json(struct cd_req *req, int status, struct cd_buf *body_steal
         return;
     }
     cd_buf_done(body_steal);
-    cd_fail(&err, CD_E_INTERNAL, NULL);
+    cd_fail(&err, no_memory ? CD_E_NO_MEMORY : CD_E_INTERNAL, NULL);
     cd_req_fail(req, &err);
 }
 
@@ -257,7 +273,7 @@ void cd_req_fail(struct cd_req *req, const struct cd_err *err)
         snprintf(seconds, sizeof(seconds), "%ld", (err->retry_after_ms + 999) / 1000);
         cd_req_add_header(req, "Retry-After", seconds);
     }
-    answer(req, cd_rc_status(err->rc), body ? "application/json" : NULL, body, n);
+    answer(req, cd_rc_status(err->rc), "application/json", body, n);
 }
 
 void cd_req_clear(struct cd_req *req)

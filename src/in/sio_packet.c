@@ -371,11 +371,6 @@ void cd_json_add_members(struct cd_buf *b, struct cd_str object)
 
 void cd_json_add_err(struct cd_buf *b, const struct cd_err *err)
 {
-    struct cd_buf text;
-
-    cd_buf_init(&text, 4096);
-    cd_err_json(&text, err);
-    if (!text.failed)
-        cd_json_add_members(b, (struct cd_str){text.p, text.n});
-    cd_buf_done(&text);
+    cd_buf_addc(b, ',');
+    cd_err_members(b, err);
 }

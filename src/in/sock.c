@@ -179,9 +179,26 @@ static void frame_done(struct cd_buf *b)
         cd_buf_done(b);
 }
 
+/* Events may go out while on_connect still judges: Socket.IO clients keep them until the answer. */
+static bool may_send(const struct cd_sock *sock)
+{
+    return sock->state == CD_SOCK_JOINED || sock->state == CD_SOCK_PENDING;
+}
+
+/* What is not sent for want of memory would be missed: the client comes back, and asks what it missed. */
+static void drop(struct cd_sock *sock)
+{
+    if (may_send(sock))
+        sock->state = CD_SOCK_KICKED;
+    sock->form->drop(sock);
+}
+
 static bool send_frame(struct cd_sock *sock, const struct cd_buf *b)
 {
-    return !b->failed && sock->form->send(sock, (struct cd_str){b->p, b->n});
+    if (!b->failed)
+        return sock->form->send(sock, (struct cd_str){b->p, b->n});
+    drop(sock);
+    return false;
 }
 
 static struct cd_buf *event_frame(const struct cd_sock *sock, const char *event,
@@ -190,13 +207,8 @@ static struct cd_buf *event_frame(const struct cd_sock *sock, const char *event,
     struct cd_buf *b = frame(sock->form == &cd_wsjson_form ? &reg.json : &reg.sio);
 
     sock->form->add_event(b, event, payload);
+    b->failed = b->failed || payload.n == 0;
     return b;
-}
-
-/* Events may go out while on_connect still judges: Socket.IO clients keep them until the answer. */
-static bool may_send(const struct cd_sock *sock)
-{
-    return sock->state == CD_SOCK_JOINED || sock->state == CD_SOCK_PENDING;
 }
 
 bool cd_sock_emit(struct cd_sock *sock, const char *event, struct cd_str payload)
@@ -261,6 +273,13 @@ void cd_ack_ok(const struct cd_ack *ack, struct cd_str members)
         return;
     b = frame(&reg.sio);
     sock->form->add_ack_ok(b, ack->id, members);
+    if (b->failed) { /* a refusal is short, and the buffer may have room for it */
+        struct cd_err err;
+
+        cd_fail(&err, CD_E_NO_MEMORY, NULL);
+        cd_buf_reset(b);
+        sock->form->add_ack_fail(b, ack->id, &err);
+    }
     send_frame(sock, b);
     frame_done(b);
 }
@@ -279,8 +298,7 @@ static void call_error(struct cd_sock *sock, const struct cd_ack *ack, const str
     }
     cd_json_add_err(&text, err);
     cd_buf_addc(&text, '}');
-    if (!text.failed)
-        cd_sock_emit(sock, "call-error", (struct cd_str){text.p, text.n});
+    cd_sock_emit(sock, "call-error", (struct cd_str){text.p, text.failed ? 0 : text.n});
     cd_buf_done(&text);
 }
 

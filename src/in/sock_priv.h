@@ -43,6 +43,7 @@ struct cd_sock_form {
     bool (*send)(struct cd_sock *sock, struct cd_str frame);
     void (*accepted)(struct cd_sock *sock); /* stop the connect timer */
     void (*kick)(struct cd_sock *sock);     /* say so and close soon, outside this call stack */
+    void (*drop)(struct cd_sock *sock);     /* close soon and say nothing: the client is to come back */
     void (*close_now)(struct cd_sock *sock); /* shutdown; frees the carrier of a session */
 };
 

@@ -45,6 +45,11 @@ static void kick(struct cd_sock *sock)
     cd_eio_close(of(sock)->session);
 }
 
+static void drop(struct cd_sock *sock)
+{
+    cd_eio_close(of(sock)->session);
+}
+
 static void close_now(struct cd_sock *sock)
 {
     cd_eio_close_now(of(sock)->session);
@@ -59,6 +64,7 @@ const struct cd_sock_form cd_sio_form = {
     .send = send_frame,
     .accepted = accepted,
     .kick = kick,
+    .drop = drop,
     .close_now = close_now,
 };
 

@@ -185,14 +185,19 @@ static void kicked(void *arg)
     close_ws(c, 1000, "");
 }
 
-static void kick(struct cd_sock *sock)
+static void drop(struct cd_sock *sock)
 {
     struct conn *c = of(sock);
 
-    send_text(c, CD_STR("{\"type\":\"disconnect\"}"));
     c->closing = true;
     if (cd_timer_set(cd_sock_loop(), &c->timer, 0, kicked, c) != 0)
         close_ws(c, 1000, "");
+}
+
+static void kick(struct cd_sock *sock)
+{
+    send_text(of(sock), CD_STR("{\"type\":\"disconnect\"}"));
+    drop(sock);
 }
 
 static void close_now(struct cd_sock *sock)
@@ -210,6 +215,7 @@ const struct cd_sock_form cd_wsjson_form = {
     .send = send_frame,
     .accepted = accepted,
     .kick = kick,
+    .drop = drop,
     .close_now = close_now,
 };
 
