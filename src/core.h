@@ -66,6 +66,7 @@ struct cd_live {
     enum cd_mx_state mx_state;
     bool invite_tried;
     bool busy;            /* a commit is in flight */
+    bool starved;         /* being created, and there was no memory for what belongs to it */
     bool elsewhere;       /* another daemon owns it: timers and outbox rows are that one's */
     bool gone;            /* unlinked; freed when not busy and no jobs wait */
     struct cd_job *jobs, **jobs_tail;

@@ -159,8 +159,10 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
     struct cd_change *ch = cd_change_new(next->id);
     char data[128];
 
-    if (!ch)
+    if (!ch || l->starved) {
+        cd_change_free(ch);
         return NULL;
+    }
     ch->call = next;
     ch->expect_version = prev ? prev->version : 0;
     if (!cd_change_event(ch, cd_take_seq(l), event_type, j->cmd.user,
@@ -184,6 +186,10 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
     while (n-- > 0) /* the last one first: what the first keeps as the answer shows what the others did */
         if (cd_modules[n]->before_commit)
             cd_modules[n]->before_commit(l->core, l, prev, next, &j->cmd, ch);
+    if (ch->incomplete) {
+        cd_change_free(ch);
+        return NULL;
+    }
     next->mx_state = l->mx_state; /* a module may have queued the invite just now */
     next->invite_tried = l->invite_tried;
     next->seq = l->seq;
@@ -466,9 +472,10 @@ struct cd_live *cd_create(struct cd_core *core, struct cd_call *born, const stru
     l->busy = true;
     j->next_state = born;
     /* the caller may attach signals (an offer) before the rows are built */
-    if (cd_loop_defer(core->loop, cd_flow_start_creation, j) != 0)
-        cd_flow_start_creation(j);
-    return l;
+    if (cd_loop_defer(core->loop, cd_flow_start_creation, j) == 0)
+        return l;
+    on_committed(j, CD_STORE_FULL, NULL);
+    return NULL;
 }
 
 void cd_flow_start_creation(void *arg)

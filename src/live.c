@@ -17,15 +17,14 @@
 #define SEQ_GAP 1000
 #define RETIRE_MS 60000 /* a final call stays this long for late questions */
 
-static char *mx_key_of(const char *room_id, const char *mx_call_id)
-{
-    struct cd_buf b;
+#define MX_KEY_MAX 1024 /* a room and a call id; both are capped where they come in */
 
-    cd_buf_init(&b, 1024);
-    cd_buf_adds(&b, room_id);
-    cd_buf_addc(&b, '\n');
-    cd_buf_adds(&b, mx_call_id);
-    return cd_buf_steal(&b, NULL);
+/* Needs no memory: who asks for a call must not hear that there is none because there is no memory. */
+static bool mx_key_of(char key[MX_KEY_MAX], const char *room_id, const char *mx_call_id)
+{
+    int n = snprintf(key, MX_KEY_MAX, "%s\n%s", room_id, mx_call_id);
+
+    return n > 0 && n < MX_KEY_MAX;
 }
 
 /* --- the calls of a user -------------------------------------------------------------------------- */
@@ -107,6 +106,7 @@ static bool index_users(struct cd_live *l, const struct cd_call *c)
 struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool being_created)
 {
     struct cd_live *l = calloc(1, sizeof(*l));
+    char key[MX_KEY_MAX];
 
     if (!l) {
         cd_call_free(call);
@@ -125,7 +125,7 @@ struct cd_live *cd_live_new(struct cd_core *core, struct cd_call *call, bool bei
         l->born = call;
     else
         l->cur = call;
-    l->mx_key = mx_key_of(call->room_id, cd_call_mx_id(call));
+    l->mx_key = mx_key_of(key, call->room_id, cd_call_mx_id(call)) ? strdup(key) : NULL;
     if (!l->mx_key || cd_map_put(&core->calls, cd_str_of(l->id), l) != 0) {
         cd_live_unlink(l);
         return NULL;
@@ -301,18 +301,25 @@ struct cd_log_entry *cd_live_log(struct cd_live *l, uint64_t seq, const char *ev
 void cd_log_record(struct cd_live *live, uint64_t seq, const char *event, struct cd_str payload,
                    const char *from_user)
 {
-    char *copy = malloc(payload.n + 1);
+    char *copy = payload.n ? malloc(payload.n + 1) : NULL;
+    char *from = from_user ? strdup(from_user) : NULL;
+    struct cd_log_entry *e = NULL;
 
-    if (!copy)
-        return;
-    memcpy(copy, payload.p, payload.n);
-    copy[payload.n] = '\0';
-    struct cd_log_entry *e = cd_live_log(live, seq, event, copy, payload.n);
-    if (e) {
-        e->written = true;
-        if (from_user)
-            e->from_user = strdup(from_user);
+    if (copy && (from || !from_user)) {
+        memcpy(copy, payload.p, payload.n);
+        copy[payload.n] = '\0';
+        e = cd_live_log(live, seq, event, copy, payload.n);
+        copy = NULL;
     }
+    if (!e) {
+        cd_log(CD_LOG_WARN, "live", "record.lost", &(struct cd_log_ctx){.call_id = live->id},
+               "out of memory: who joins later will not be told of %s", event);
+        free(copy);
+        free(from);
+        return;
+    }
+    e->written = true;
+    e->from_user = from;
 }
 
 uint64_t cd_take_seq(struct cd_live *live)
@@ -329,11 +336,9 @@ struct cd_live *cd_live_get(struct cd_core *core, const char *call_id)
 
 struct cd_live *cd_live_get_mx(struct cd_core *core, const char *room_id, const char *mx_call_id)
 {
-    char *key = mx_key_of(room_id, mx_call_id);
-    struct cd_live *l = key ? cd_map_get(&core->mx_calls, cd_str_of(key)) : NULL;
+    char key[MX_KEY_MAX];
 
-    free(key);
-    return l;
+    return mx_key_of(key, room_id, mx_call_id) ? cd_map_get(&core->mx_calls, cd_str_of(key)) : NULL;
 }
 
 struct cd_live *cd_live_next(struct cd_core *core, size_t *pos)

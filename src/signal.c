@@ -28,6 +28,13 @@ void cd_signal_flush_soon(struct cd_live *l)
     l->flush_queued = cd_loop_defer(l->core->loop, flush_signals, l) == 0;
 }
 
+/* @return false out of memory */
+static bool copy_text(char **to, const char *s)
+{
+    *to = s ? strdup(s) : NULL;
+    return *to || !s;
+}
+
 static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
 {
     struct cd_signal_row *r = cd_change_signal(ch);
@@ -36,16 +43,15 @@ static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
         return false;
     r->seq = e->seq;
     r->kind = strdup(e->event);
-    r->from_user = e->from_user ? strdup(e->from_user) : NULL;
-    r->from_party = e->from_party ? strdup(e->from_party) : NULL;
-    r->to = e->to ? strdup(e->to) : NULL;
+    bool named = copy_text(&r->from_user, e->from_user) && copy_text(&r->from_party, e->from_party) &&
+                 copy_text(&r->to, e->to);
     r->payload = malloc(e->body_n + 3);
     if (r->payload) {
         r->payload[0] = '{';
         memcpy(r->payload + 1, e->payload + e->body_at, e->body_n);
         memcpy(r->payload + 1 + e->body_n, "}", 2);
     }
-    if (r->kind && r->payload)
+    if (r->kind && r->payload && named)
         return true;
     cd_signal_row_done(r);
     ch->n_signals--;
@@ -207,21 +213,27 @@ static void deliver(struct cd_core *core, const struct cd_live *l, const struct 
 static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq,
                        const struct cd_buf *payload, size_t body_at)
 {
-    char *copy = malloc(payload->n + 1);
-    struct cd_log_entry *e;
+    char *copy = malloc(payload->n + 1), *user = NULL, *party = NULL, *to = NULL;
+    struct cd_log_entry *e = NULL;
 
-    if (!copy)
+    if (copy && copy_text(&user, sig->from_user) && copy_text(&party, sig->from_party) && copy_text(&to, sig->to)) {
+        memcpy(copy, payload->p, payload->n + 1);
+        e = cd_live_log(l, seq, event_names[sig->kind], copy, payload->n);
+        copy = NULL;
+    }
+    if (!e) {
+        free(copy);
+        free(user);
+        free(party);
+        free(to);
         return false;
-    memcpy(copy, payload->p, payload->n + 1);
-    e = cd_live_log(l, seq, event_names[sig->kind], copy, payload->n);
-    if (!e)
-        return false;
+    }
     e->signal = true;
     e->body_at = body_at;
     e->body_n = sig->members.n;
-    e->from_user = sig->from_user ? strdup(sig->from_user) : NULL;
-    e->from_party = sig->from_party ? strdup(sig->from_party) : NULL;
-    e->to = sig->to ? strdup(sig->to) : NULL;
+    e->from_user = user;
+    e->from_party = party;
+    e->to = to;
     if (sig->kind == CD_SIG_OFFER && !l->first_offer)
         l->first_offer = l->n_log;
     if (sig->kind == CD_SIG_ANSWER && !l->first_answer)
@@ -258,12 +270,15 @@ enum cd_rc cd_signal(struct cd_core *core, struct cd_live *live, const struct cd
     size_t body_at = build_payload(&scratch, live, sig, seq);
     if (scratch.failed)
         return cd_fail(err, CD_E_NO_MEMORY, NULL);
+    if (keeps(live, sig)) { /* first, for what is told is not taken back */
+        if (!log_signal(live, sig, seq, &scratch, body_at))
+            return cd_fail(err, CD_E_NO_MEMORY, NULL);
+        cd_signal_flush_soon(live);
+    }
     if (!sig->silent)
         deliver(core, live, sig, event_names[sig->kind], (struct cd_str){scratch.p, scratch.n});
     core->counts.signals++;
     core->counts.signals_bytes += sig->members.n;
-    if (keeps(live, sig) && log_signal(live, sig, seq, &scratch, body_at))
-        cd_signal_flush_soon(live);
     if (scratch.cap > SCRATCH_KEEP)
         cd_buf_done(&scratch);
     for (size_t i = 0; cd_modules[i]; i++)

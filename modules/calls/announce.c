@@ -15,6 +15,7 @@ static uint64_t acting_socket(const struct cd_cmd *cmd)
     return id;
 }
 
+/* Empty for want of memory: its sockets are dropped then, so that their clients ask what they missed. */
 static struct cd_str text_of(const struct cd_buf *b)
 {
     return (struct cd_str){b->p, b->failed ? 0 : b->n};
@@ -39,10 +40,8 @@ void calls_announce_user(struct cd_core *core, struct cd_live *l, const char *ev
         cd_buf_adds(&b, more_json);
     }
     cd_buf_addc(&b, '}');
-    if (!b.failed) {
-        cd_log_record(l, seq, event, text_of(&b), user);
-        cd_emit_call(core, l, event, text_of(&b), except);
-    }
+    cd_log_record(l, seq, event, text_of(&b), user);
+    cd_emit_call(core, l, event, text_of(&b), except);
     cd_buf_done(&b);
 }
 
@@ -66,9 +65,9 @@ static void ring_unless_ignored(void *arg, bool ignored)
         return;
     cd_buf_init(&b, 1024 * 1024);
     cd_render_call(&b, r.core, l, l->cur->callee, NULL, true);
-    if (!b.failed && !r.sock_id)
+    if (!r.sock_id)
         cd_emit_user(r.core, l->cur->callee, "call-ringing", text_of(&b), 0);
-    else if (!b.failed && (one = cd_sock_by_id(r.sock_id)))
+    else if ((one = cd_sock_by_id(r.sock_id)))
         cd_sock_emit(one, "call-ringing", text_of(&b));
     cd_buf_done(&b);
 }
@@ -78,8 +77,11 @@ void calls_ring(struct cd_core *core, struct cd_live *l, uint64_t sock_id)
     const struct cd_call *c = cd_live_call(l);
     struct ring *r = c->callee ? malloc(sizeof(*r)) : NULL;
 
-    if (!r)
+    if (!r) {
+        if (c->callee)
+            cd_emit_user(core, c->callee, "call-ringing", CD_STR(""), 0); /* they come back, and are rung then */
         return;
+    }
     *r = (struct ring){.core = core, .sock_id = sock_id};
     snprintf(r->call_id, sizeof(r->call_id), "%s", c->id);
     cd_rooms_ignored(core->rooms, c->caller, c->callee, ring_unless_ignored, r);

@@ -1,9 +1,13 @@
 /* commands.c -- answer, reject, end, leave, connected. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "calls.h"
+
+#define ANSWER_AGAIN_MS 20
+#define ANSWER_TRIES 250
 
 static enum cd_source source_of(const struct cd_op *op)
 {
@@ -12,8 +16,12 @@ static enum cd_source source_of(const struct cd_op *op)
 
 static void submit(struct cd_op *op, struct cd_cmd *cmd, cd_cmd_fn fn)
 {
-    struct cd_extra extra = {.idem = cd_op_idem(op, 200)};
+    struct cd_extra extra = {0};
 
+    if (!cd_op_idem(op, 200, &extra.idem)) {
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
     /* In the store before the rows that need it: whoever sends them, after a restart or as the call's
      * owner, finds it there. */
     cd_tokens_hold(op->core, op->who);
@@ -49,19 +57,51 @@ static void on_done(void *arg, const struct cd_result *res)
 
 /* --- answer --------------------------------------------------------------------------------------- */
 
-/* The SDP that came with the answer: logged, mirrored, and announced by call-answered alone. */
-static void log_answer(struct cd_op *op, struct cd_live *l, const char *party)
+/* The SDP that came with the answer: logged, mirrored, and announced by call-answered alone.
+ * @param late  that has been announced without it. @return false out of memory */
+static bool log_answer(struct cd_op *op, struct cd_live *l, const char *party, bool late)
 {
     struct cd_buf b;
     uint64_t seq;
+    enum cd_rc rc;
 
     cd_buf_init(&b, op->sdp.n + 16);
     cd_buf_adds(&b, "\"answer\":");
     cd_buf_add(&b, op->sdp.p, op->sdp.n);
     struct cd_sig sig = {.kind = CD_SIG_ANSWER, .source = source_of(op), .from_user = op->who->user_id,
-                         .from_party = party, .members = {b.p, b.n}, .silent = true};
-    cd_signal(op->core, l, &sig, &seq, NULL);
+                         .from_party = party, .members = {b.p, b.n}, .silent = !late};
+    rc = b.failed ? CD_E_NO_MEMORY : cd_signal(op->core, l, &sig, &seq, NULL);
     cd_buf_done(&b);
+    return rc != CD_E_NO_MEMORY;
+}
+
+static const char *party_of(const struct cd_op *op)
+{
+    return op->live->cur->participants[cd_live_seat_of(op->live, op->who->user_id)].party_id;
+}
+
+static void log_answer_again(void *arg);
+
+static bool wait_for_memory(struct cd_op *op)
+{
+    return op->tries++ < ANSWER_TRIES &&
+           cd_timer_set(op->core->loop, &op->again, ANSWER_AGAIN_MS, log_answer_again, op) == 0;
+}
+
+static void log_answer_again(void *arg)
+{
+    struct cd_op *op = arg;
+
+    op->live = cd_live_get(op->core, op->call_id);
+    if (!op->live || !op->live->cur || cd_status_final(op->live->cur->status)) {
+        cd_op_error(op, CD_E_INVALID_STATE, "The call was answered, and is over by now.");
+        return;
+    }
+    if (log_answer(op, op->live, party_of(op), true))
+        cd_op_ok_call(op, 200, party_of(op));
+    else if (!wait_for_memory(op))
+        cd_op_error(op, CD_E_NO_MEMORY,
+                    "The call was answered, but there is no memory for the description: send it as webrtc-answer.");
 }
 
 static void on_answered(void *arg, const struct cd_result *res)
@@ -78,8 +118,9 @@ static void on_answered(void *arg, const struct cd_result *res)
     op->idem_given = op->idem_given && res->moved;
     if (res->moved) {
         calls_seat_take(res->live, seat, op->sock_id);
-        if (op->sdp.n)
-            log_answer(op, res->live, party);
+        snprintf(op->call_id, sizeof(op->call_id), "%s", cd_live_id(res->live));
+        if (op->sdp.n && !log_answer(op, res->live, party, false) && wait_for_memory(op))
+            return;
     }
     cd_op_ok_call(op, 200, party);
 }

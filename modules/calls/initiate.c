@@ -188,7 +188,7 @@ static void on_created(void *arg, const struct cd_result *res)
 }
 
 /* The offer is logged at once, so that it rides in the first call-ringing and the first invite. */
-static void log_offer(struct cd_op *op, struct cd_live *l)
+static bool log_offer(struct cd_op *op, struct cd_live *l)
 {
     const struct cd_participant *p = &l->born->participants[0];
     struct cd_buf b;
@@ -200,8 +200,9 @@ static void log_offer(struct cd_op *op, struct cd_live *l)
     struct cd_sig sig = {.kind = CD_SIG_OFFER, .source = op->sock_id ? CD_S_SOCKET : CD_S_REST,
                          .from_user = p->user_id, .from_party = p->party_id, .members = {b.p, b.n},
                          .silent = true};
-    cd_signal(op->core, l, &sig, &seq, NULL);
+    enum cd_rc rc = b.failed ? CD_E_NO_MEMORY : cd_signal(op->core, l, &sig, &seq, NULL);
     cd_buf_done(&b);
+    return rc != CD_E_NO_MEMORY;
 }
 
 static bool below(struct cd_op *op, int64_t wait_ms, const char *whose, long allowed)
@@ -284,16 +285,21 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
         cd_op_fail(op, CD_E_NO_MEMORY);
         return;
     }
+    struct cd_extra extra = {0};
+    if (!cd_op_idem(op, 201, &extra.idem)) {
+        cd_call_free(born);
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
     if (room->everybody)
         cd_rooms_dev_met(op->core->rooms, born->room_id, born->callee);
-    struct cd_extra extra = {.idem = cd_op_idem(op, 201)};
     cd_tokens_hold(op->core, op->who);
     struct cd_live *l = cd_create(op->core, born, &extra, on_created, op);
     if (!l)
         return;
     calls_seat_take(l, 0, op->sock_id);
-    if (op->sdp.n)
-        log_offer(op, l);
+    if (op->sdp.n && !log_offer(op, l))
+        l->starved = true;
 }
 
 void calls_initiate(struct cd_op *op)

@@ -145,9 +145,9 @@ static bool save_answer(struct cd_op *op, int status, struct cd_buf *body)
 {
     struct cd_change *ch = cd_change_new(op->live ? cd_live_id(op->live) : "");
     struct saving *s = malloc(sizeof(*s));
-    struct cd_idem_row *row = cd_op_idem(op, status);
+    struct cd_idem_row *row;
 
-    if (!ch || !s || !row || body->failed || !(row->response = kept_form(op, body))) {
+    if (!cd_op_idem(op, status, &row) || !ch || !s || body->failed || !(row->response = kept_form(op, body))) {
         cd_change_free(ch);
         cd_idem_row_free(row);
         free(s);
@@ -202,21 +202,26 @@ void cd_op_ok_call(struct cd_op *op, int status, const char *party_id)
 
 /* --- idempotency ---------------------------------------------------------------------------------- */
 
-struct cd_idem_row *cd_op_idem(struct cd_op *op, int status)
+bool cd_op_idem(struct cd_op *op, int status, struct cd_idem_row **out)
 {
     struct cd_idem_row *row = op->key ? calloc(1, sizeof(*row)) : NULL;
 
-    if (!row)
-        return NULL;
-    row->user_id = strdup(op->who->user_id);
-    row->key = strdup(op->key + strlen(op->who->user_id) + 1);
+    *out = NULL;
+    if (!op->key)
+        return true;
+    if (!row || !(row->user_id = strdup(op->who->user_id)) ||
+        !(row->key = strdup(op->key + strlen(op->who->user_id) + 1))) {
+        cd_idem_row_free(row);
+        return false;
+    }
     memcpy(row->request_hash, op->request_hash, sizeof(row->request_hash));
     row->status = status;
     row->at = cd_wall_ms();
     if (op->live)
         snprintf(row->call_id, sizeof(row->call_id), "%s", cd_live_id(op->live));
     op->idem_given = true;
-    return row;
+    *out = row;
+    return true;
 }
 
 static const char *party_of(const struct cd_call *c, const char *user)
@@ -327,14 +332,20 @@ static void begin(struct cd_op *op)
         first->next_waiting = op;
         return;
     }
-    op->key_held = cd_map_put(&core->idem, cd_str_of(op->key), op) == 0;
+    if (cd_map_put(&core->idem, cd_str_of(op->key), op) != 0) {
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
+    op->key_held = true;
     core->store->ops->idem_get(core->store, op->who->user_id, op->key + strlen(op->who->user_id) + 1, on_idem,
                                op);
 }
 
 /* What makes two requests the same: method, path and body. */
-static void hash_request(struct cd_op *op)
+static bool hash_request(struct cd_op *op)
 {
+    bool ok;
+
     struct cd_buf b;
 
     cd_buf_init(&b, 1024 * 1024);
@@ -343,8 +354,11 @@ static void hash_request(struct cd_op *op)
     cd_buf_adds(&b, cd_req_path(op->req));
     cd_buf_addc(&b, '\n');
     cd_buf_adds(&b, op->body);
-    cd_hash16((struct cd_str){b.p, b.n}, op->request_hash);
+    ok = !b.failed;
+    if (ok)
+        cd_hash16((struct cd_str){b.p, b.n}, op->request_hash);
     cd_buf_done(&b);
+    return ok;
 }
 
 static bool take_key(struct cd_op *op)
@@ -364,8 +378,10 @@ static bool take_key(struct cd_op *op)
     cd_buf_addc(&b, '\n');
     cd_buf_adds(&b, key);
     op->key = cd_buf_steal(&b, NULL);
-    hash_request(op);
-    return true;
+    if (op->key && hash_request(op))
+        return true;
+    cd_fail(&op->err, CD_E_NO_MEMORY, NULL); /* not without the key that was asked for */
+    return false;
 }
 
 /* --- entry ---------------------------------------------------------------------------------------- */

@@ -40,6 +40,9 @@ struct cd_op {
     /* what goes on when the call is found */
     cd_op_fn found;
     bool found_own;
+    /* an answer is durable, and there is no memory yet for its description */
+    struct cd_timer again;
+    unsigned tries;
 };
 
 /** A REST request. @return what the route handler returns */
@@ -66,8 +69,9 @@ void cd_op_with_own_call(struct cd_op *op, cd_op_fn next);
 
 /** The Idempotency-Key was taken meanwhile, by another daemon: answer as that one did. */
 void cd_op_key_taken(struct cd_op *op);
-/** The idempotency row to ride in a transition, or NULL when none was asked for. Ownership passes. */
-struct cd_idem_row *cd_op_idem(struct cd_op *op, int status);
+/** The idempotency row to ride in a transition: @p out is NULL when none was asked for. Ownership passes.
+ * @return false out of memory: without the row a repetition would act again, so nothing may be done */
+bool cd_op_idem(struct cd_op *op, int status, struct cd_idem_row **out);
 /** Keep the answer of a transition with its row, without credentials and SDP.
  * @param prev  NULL: the call is new */
 void cd_op_fill_idem(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,

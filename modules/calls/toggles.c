@@ -50,7 +50,10 @@ static void toggle(struct cd_op *op, enum cd_ev ev)
     }
     if (!calls_seat_speaks(op))
         return;
-    extra.idem = cd_op_idem(op, 200);
+    if (!cd_op_idem(op, 200, &extra.idem)) {
+        cd_op_fail(op, CD_E_NO_MEMORY);
+        return;
+    }
     cd_submit(op->core, op->live, &cmd, &extra, on_toggled, op);
 }
 

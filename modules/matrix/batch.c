@@ -46,7 +46,10 @@ static void flush(void *arg)
         cd_mx_add_candidates(&rows, m, live->cur,
                              s == &m->side[CD_MX_CALLER] ? CD_MX_CALLER : CD_MX_CALLEE,
                              (struct cd_str){s->queue.p, s->queue.n});
-        cd_mx_rows_write(&rows, live);
+        if (!cd_mx_rows_write(&rows, live)) {
+            arm(s, BUSY_MS);
+            return;
+        }
     }
     cd_buf_reset(&s->queue);
     s->relay_due = false;
@@ -70,15 +73,15 @@ static void take_one(struct cd_mx *m, struct cd_mx_side *s, const json_t *candid
     if (s->n_seen >= (unsigned)m->live->core->conf->limits.candidates)
         return;
     cd_buf_init(&one, CD_MX_QUEUE_BYTES);
-    if (!cd_mxc_candidate(&one, candidate) || one.failed ||
-        s->queue.n + one.n + 1 > CD_MX_QUEUE_BYTES) {
+    if (s->queue.n)
+        cd_buf_addc(&one, ',');
+    if (!cd_mxc_candidate(&one, candidate) || one.failed || s->queue.n + one.n > CD_MX_QUEUE_BYTES) {
         cd_buf_done(&one);
         return;
     }
     s->n_seen++;
-    if (s->queue.n)
-        cd_buf_addc(&s->queue, ',');
-    cd_buf_add(&s->queue, one.p, one.n);
+    cd_buf_add(&s->queue, one.p, one.n); /* whole, or not at all */
+    s->queue.failed = false;
     cd_buf_done(&one);
     if (text && strstr(text, " typ relay"))
         s->relay_due = true;

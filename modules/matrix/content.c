@@ -4,6 +4,8 @@
  * ours and nothing needs a tree. The official schemas gate what this file writes. Blocks: never. */
 #include "content.h"
 
+#include <errno.h>
+
 #include "sdp.h"
 
 #define MAX_CONTENT 65536 /* a whole Matrix event may have no more */
@@ -22,7 +24,10 @@ static char *finish(struct cd_buf *b)
 {
     cd_buf_addc(b, '}');
     if (b->failed) {
+        int why = b->no_memory ? ENOMEM : EMSGSIZE;
+
         cd_buf_done(b);
+        errno = why;
         return NULL;
     }
     return cd_buf_steal(b, NULL);

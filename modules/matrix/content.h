@@ -17,8 +17,8 @@ struct cd_mxc_media {
     bool audio, video;
 };
 
-/* Each returns the JSON text, which the caller frees, or NULL without memory or when it is larger
- * than a Matrix event may be. Version is always the string "1". */
+/* Each returns the JSON text, which the caller frees, or NULL: errno is ENOMEM, or EMSGSIZE when it
+ * would be larger than a Matrix event may be. Version is always the string "1". */
 
 /** @param invitee  never NULL; @param lifetime_ms  remaining ring time */
 char *cd_mxc_invite(const struct cd_mxc_head *h, struct cd_str sdp, const char *invitee,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/json_mem.h"
 
 const char *cd_mx_text(const json_t *object, const char *name)
 {
@@ -124,16 +125,18 @@ static bool copy_strings(struct cd_mx_saved *s, const struct cd_mx_in *in)
 static struct cd_mx_saved *saved_new(const struct cd_mx_in *in)
 {
     struct cd_mx_saved *s = calloc(1, sizeof(*s));
+    unsigned long failures;
 
     if (!s)
         return NULL;
     s->in = *in;
+    failures = cd_json_mem_failures();
     s->content = json_deep_copy(in->content);
     s->in.content = s->content;
     memcpy(s->hash, in->hash, sizeof(s->hash));
     s->in.hash = s->hash;
     s->saved_ms = cd_mono_ms();
-    if (s->content && copy_strings(s, in))
+    if (s->content && cd_json_mem_failures() == failures && copy_strings(s, in))
         return s;
     json_decref(s->content);
     free(s->strings);

@@ -34,6 +34,12 @@ void cd_mx_applied(void *arg, const struct cd_result *res)
         cd_txn_release(arg, cd_mx_store_rc(res));
 }
 
+void cd_mx_lost(struct cd_txn *txn)
+{
+    cd_txn_hold(txn);
+    cd_txn_release(txn, CD_STORE_FULL);
+}
+
 /* A command that this event is. */
 static struct cd_cmd cmd_of(const struct cd_mx_in *in, enum cd_ev ev)
 {
@@ -89,18 +95,21 @@ static bool is_counterpart(const struct cd_call *c, const struct cd_mx_in *in)
 
 /* --- signals ---------------------------------------------------------------------------------- */
 
-static void relay(struct cd_live *live, const struct cd_sig *sig)
+/* @return false out of memory */
+static bool relay(struct cd_live *live, const struct cd_sig *sig)
 {
     struct cd_err err;
     uint64_t seq;
+    enum cd_rc rc = cd_signal(live->core, live, sig, &seq, &err);
 
-    if (cd_signal(live->core, live, sig, &seq, &err) != CD_OK)
+    if (rc != CD_OK)
         cd_log(CD_LOG_INFO, "matrix", "signal.dropped",
                &(struct cd_log_ctx){.call_id = cd_live_id(live)},
                "a Matrix client's signal was not relayed: %s", err.text);
+    return rc != CD_E_NO_MEMORY;
 }
 
-void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
+bool cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
                      bool is_answer, bool silent)
 {
     const char *word = is_answer ? "answer" : "offer";
@@ -113,9 +122,9 @@ void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char
     struct cd_sig sig = {.kind = is_answer ? CD_SIG_ANSWER : CD_SIG_OFFER, .source = CD_S_MATRIX,
                          .from_user = in->sender, .from_party = in->party, .members = {b.p, b.n},
                          .silent = silent};
-    if (!b.failed)
-        relay(live, &sig);
+    bool ok = b.failed ? !b.no_memory : relay(live, &sig);
     cd_buf_done(&b);
+    return ok;
 }
 
 static void relay_batch(struct cd_live *live, const char *user, const char *party,
@@ -336,7 +345,8 @@ static void on_answered(void *arg, const struct cd_result *res)
     struct answering *a = arg;
 
     if (res->rc == CD_OK && res->moved) {
-        cd_mx_relay_sdp(res->live, &a->in, a->sdp, true, true);
+        if (!cd_mx_relay_sdp(res->live, &a->in, a->sdp, true, true) && a->in.txn)
+            cd_mx_lost(a->in.txn); /* when it comes again the call is answered: see on_answer */
         if (a->modern)
             note_modern(res->live);
     }
@@ -369,16 +379,23 @@ static void on_answer(struct cd_live *live, const struct cd_mx_in *in)
     struct cd_extra extra = {.mx_hash = in->hash};
     struct answering *a;
 
-    if (live->cur->status != CD_RINGING || cd_mx_side_of(live->cur, in->sender) != CD_MX_CALLEE ||
-        !sdp || strlen(sdp) > (size_t)in->core->conf->limits.sdp_bytes)
+    if (!sdp || strlen(sdp) > (size_t)in->core->conf->limits.sdp_bytes ||
+        cd_mx_side_of(live->cur, in->sender) != CD_MX_CALLEE)
+        return;
+    if (cd_call_is_active(live->cur) && !live->first_answer && is_counterpart(live->cur, in) &&
+        !cd_mx_relay_sdp(live, in, sdp, true, false) && in->txn)
+        cd_mx_lost(in->txn);
+    if (live->cur->status != CD_RINGING)
         return;
     a = answering_new(in, sdp);
+    if (!a) {
+        if (in->txn)
+            cd_mx_lost(in->txn);
+        return;
+    }
     if (in->txn)
         cd_txn_hold(in->txn);
-    if (a)
-        cd_submit(in->core, live, &cmd, &extra, on_answered, a);
-    else if (in->txn)
-        cd_txn_release(in->txn, CD_STORE_FULL);
+    cd_submit(in->core, live, &cmd, &extra, on_answered, a);
 }
 
 static void on_select(struct cd_live *live, const struct cd_mx_in *in)
@@ -532,8 +549,11 @@ static void on_call_event(struct cd_mx_in *in)
         return;
     }
     m = cd_mx_of(live);
-    if (!m)
+    if (!m) {
+        if (in->txn)
+            cd_mx_lost(in->txn);
         return;
+    }
     cd_mx_wait(&m->waiting, in);
     cd_mx_drain_soon(live, LATER_MS);
 }

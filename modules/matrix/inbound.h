@@ -15,14 +15,16 @@ bool cd_mx_wants(void *self, const struct cd_mx_event *ev, struct cd_str raw_con
 void cd_mx_drain_soon(struct cd_live *live, int64_t delay_ms);
 /** What a command's result means for the transaction that brought it. */
 enum cd_store_rc cd_mx_store_rc(const struct cd_result *res);
+/** There was no memory for an event: its transaction must come again. */
+void cd_mx_lost(struct cd_txn *txn);
 /** A cd_cmd_fn: arg is the held transaction, or NULL. */
 void cd_mx_applied(void *arg, const struct cd_result *res);
 /** Relay candidates of a Matrix client, in signals of at most limits.signal_bytes.
  * @param list  comma-joined JSON objects of cd_mxc_candidate() */
 void cd_mx_relay_candidates(struct cd_live *live, const char *user, const char *party,
                             struct cd_str list);
-/** Relay a description. @param silent  its SDP rides on another event */
-void cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
+/** Relay a description. @param silent  its SDP rides on another event. @return false out of memory */
+bool cd_mx_relay_sdp(struct cd_live *live, const struct cd_mx_in *in, const char *sdp,
                      bool is_answer, bool silent);
 
 /* invite.c */

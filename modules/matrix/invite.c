@@ -243,9 +243,10 @@ static void create(struct looking *k, bool foreign)
         cd_txn_hold(in->txn);
     live = cd_create(in->core, born, &extra, cd_mx_applied, in->txn);
     m = live ? cd_mx_of(live) : NULL;
+    if (live && (!m || !cd_mx_relay_sdp(live, in, sdp, false, true)))
+        live->starved = true;
     if (m) {
         m->negotiates = in->version != 0 && cd_mx_is_modern(in->content);
-        cd_mx_relay_sdp(live, in, sdp, false, true);
         m->waiting = k->waiting;
         k->waiting = (struct cd_mx_waiting){0};
     }
@@ -340,6 +341,8 @@ static const char *invitee_of(const struct cd_mx_in *in)
     return invitee && invitee[0] && strlen(invitee) <= CD_MAX_ID ? invitee : NULL;
 }
 
+static const char starved[] = "out of memory";
+
 /* @return NULL when the callee is known, else why nobody is called */
 static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct cd_room_view *room)
 {
@@ -348,6 +351,8 @@ static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct 
 
     if (callee && strcmp(callee, in->sender) == 0)
         return "it invites its own sender";
+    if (rc == CD_E_NO_MEMORY)
+        return starved;
     if (rc != CD_OK) { /* nobody whose token we hold is in that room */
         if (!callee)
             callee = cd_rooms_hinted_other(in->core->rooms, in->room_id, in->sender);
@@ -361,7 +366,7 @@ static const char *choose_callee(struct looking *k, enum cd_rc rc, const struct 
         if (!callee && !(callee = other_of(room, in->sender)))
             return "it names nobody, and the room has not two members";
     }
-    return cd_set_str(&k->callee, callee) ? NULL : "out of memory";
+    return cd_set_str(&k->callee, callee) ? NULL : starved;
 }
 
 static void look_at_room(void *arg);
@@ -398,13 +403,19 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room,
     if (rc == CD_E_NOT_FOUND && look_again(k))
         return;
     why = choose_callee(k, rc, room);
+    if (!why && room) {
+        k->encrypted = room->encrypted;
+        if (!take_names(k, room))
+            why = starved;
+    }
+    if (why == starved) {
+        log_dropped(in, why);
+        looking_free(k, CD_STORE_FULL); /* the homeserver will send it again */
+        return;
+    }
     if (why) {
         drop(k, why);
         return;
-    }
-    if (room) {
-        k->encrypted = room->encrypted;
-        take_names(k, room);
     }
     if (cd_is_local_user(k->callee, in->core->conf->matrix.server_name))
         cd_rooms_ignored(in->core->rooms, in->sender, k->callee, on_ignored, k);

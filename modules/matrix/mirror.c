@@ -8,13 +8,15 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/json_mem.h"
 #include "base/log.h"
 #include "batch.h"
 #include "inbound.h"
 #include "rows.h"
 
 #define RANK_DROPPABLE 9 /* of what nobody needs once the call is over */
-#define RETRY_MS 250 /* a commit is in flight: look again */
+#define RETRY_MS 250 /* a commit is in flight, or there is no memory: look again */
+#define REREADS_MAX 40
 
 /* --- what is due ------------------------------------------------------------------------------ */
 
@@ -42,17 +44,24 @@ static void add_answer(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd
         cd_mx_add_select(rows, m, c, cd_mx_party(m, c, CD_MX_CALLEE));
 }
 
-/* What these rows say is said; candidates may follow. */
-static void mark_written(struct cd_mx *m, const struct cd_outbox_row *rows, size_t n)
+static bool says(const struct cd_outbox_row *rows, size_t n, const char *type)
 {
-    for (size_t i = 0; i < n; i++) {
-        if (strcmp(rows[i].event_type, "m.call.invite") == 0) {
-            m->invite_written = true;
-            cd_mx_batch_base(m, CD_MX_CALLER);
-        } else if (strcmp(rows[i].event_type, "m.call.answer") == 0) {
-            m->answer_written = true;
-            cd_mx_batch_base(m, CD_MX_CALLEE);
-        }
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(rows[i].event_type, type) == 0)
+            return true;
+    return false;
+}
+
+/* It is said; candidates may follow. */
+static void mark_written(struct cd_mx *m, bool invite, bool answer)
+{
+    if (invite) {
+        m->invite_written = true;
+        cd_mx_batch_base(m, CD_MX_CALLER);
+    }
+    if (answer) {
+        m->answer_written = true;
+        cd_mx_batch_base(m, CD_MX_CALLEE);
     }
 }
 
@@ -85,8 +94,12 @@ static void pump(void *arg)
         add_invite(&rows, live, live->cur);
     else
         add_answer(&rows, m, live->cur);
-    mark_written(m, rows.v, rows.n);
-    cd_mx_rows_write(&rows, live);
+    invite = says(rows.v, rows.n, "m.call.invite");
+    answer = says(rows.v, rows.n, "m.call.answer");
+    if (cd_mx_rows_write(&rows, live))
+        mark_written(m, invite, answer);
+    else
+        cd_timer_set(live->core->loop, &m->retry, RETRY_MS, pump, live);
 }
 
 /* --- transitions ------------------------------------------------------------------------------ */
@@ -178,8 +191,12 @@ void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struc
 {
     struct cd_mx_rows rows = {0};
 
-    if (!core->outbox || next->kind != CD_DIRECT || !cd_mx_of(live))
+    if (!core->outbox || next->kind != CD_DIRECT)
         return;
+    if (!cd_mx_of(live)) {
+        change->incomplete = true;
+        return;
+    }
     if (!prev) {
         if (is_invite_due(live, next))
             add_invite(&rows, live, next);
@@ -247,7 +264,8 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
         return;
     if (!live->elsewhere)
         feed_outbox(core, live, change);
-    mark_written(m, change->outbox, change->n_outbox);
+    mark_written(m, says(change->outbox, change->n_outbox, "m.call.invite"),
+                 says(change->outbox, change->n_outbox, "m.call.answer"));
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
     for (int side = 0; side < CD_MX_SIDES; side++)
@@ -259,6 +277,7 @@ void cd_mx_after_commit(struct cd_core *core, struct cd_live *live, const struct
 
 static json_t *parse_members(struct cd_str members)
 {
+    unsigned long failures = cd_json_mem_failures();
     struct cd_buf b;
     json_t *root;
 
@@ -268,16 +287,31 @@ static json_t *parse_members(struct cd_str members)
     cd_buf_addc(&b, '}');
     root = b.failed ? NULL : json_loadb(b.p, b.n, JSON_ALLOW_NUL, NULL);
     cd_buf_done(&b);
-    return root;
+    if (cd_json_mem_failures() == failures)
+        return root;
+    json_decref(root);
+    return NULL;
 }
 
-/* Remember the side's latest description. @return false: there is none in it */
+static void read_log_again(void *arg);
+
+/* Out of memory. The call's log has it, too. */
+static void reread_later(struct cd_mx *m)
+{
+    if (m->rereads < REREADS_MAX)
+        cd_timer_set(m->live->core->loop, &m->retry, RETRY_MS, read_log_again, m->live);
+    m->rereads++;
+}
+
+/* Remember the side's latest description. @return false: there is none in it, or no memory for it */
 static bool keep_sdp(struct cd_mx *m, int side, const json_t *members, bool is_answer)
 {
     const json_t *d = json_object_get(members, is_answer ? "answer" : "offer");
     const char *sdp = json_string_value(json_object_get(d, "sdp"));
     char *copy = sdp ? strdup(sdp) : NULL;
 
+    if (sdp && !copy)
+        reread_later(m);
     if (!copy)
         return false;
     free(m->side[side].sdp);
@@ -330,6 +364,8 @@ void cd_mx_on_signal(struct cd_core *core, struct cd_live *live, const struct cd
     if (!m || (!cd_mx_has_counterpart(c) && (sig->kind == CD_SIG_CANDIDATE || m->answer_written)))
         return; /* between two of our clients nobody else listens */
     members = parse_members(sig->members);
+    if (!members && sig->kind != CD_SIG_CANDIDATE)
+        reread_later(m);
     if (!members)
         return;
     if (sig->kind == CD_SIG_CANDIDATE)
@@ -361,9 +397,23 @@ static void restore_descriptions(struct cd_mx *m)
         if (!e->signal || side < 0 || (!is_answer && strcmp(e->event, "webrtc-offer") != 0))
             continue;
         members = parse_members((struct cd_str){e->payload + e->body_at, e->body_n});
+        if (!members)
+            reread_later(m);
         keep_sdp(m, side, members, is_answer);
         json_decref(members);
     }
+}
+
+static void read_log_again(void *arg)
+{
+    struct cd_live *live = arg;
+
+    if (!live->cur) {
+        reread_later(live->mx);
+        return;
+    }
+    restore_descriptions(live->mx);
+    pump(live);
 }
 
 /* An invite or answer whose row is gone was sent, unless the call had moved on before. */

@@ -4,6 +4,7 @@
  * are decided in one place. Blocks: never. */
 #include "rows.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -48,6 +49,8 @@ const char *cd_mx_party(struct cd_mx *m, const struct cd_call *c, int side)
         return p->party_id;
     if (!s->party && (s->party = malloc(CD_PARTY_ID_LEN + 1)))
         cd_id_alnum(CD_PARTY_ID_LEN, s->party);
+    if (!s->party)
+        errno = ENOMEM;
     return s->party;
 }
 
@@ -66,14 +69,15 @@ struct plan {
     int64_t deadline;
 };
 
-static void lost(const struct cd_mx *m, const struct plan *p)
+static void lost(struct cd_mx_rows *rows, const struct cd_mx *m, const struct plan *p, bool starved)
 {
+    rows->starved = rows->starved || starved;
     cd_log(CD_LOG_ERROR, "matrix", "event.unbuilt",
            &(struct cd_log_ctx){.call_id = cd_live_id(m->live)},
-           "%s could not be built (too large, or out of memory) and is not sent", p->type);
+           "%s could not be built: %s", p->type, starved ? "out of memory" : "too large, it is not sent");
 }
 
-/* @param content  taken over; NULL: could not be built */
+/* @param content  taken over; NULL: could not be built, errno says why */
 static void add(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
                 const struct plan *p, char *content)
 {
@@ -81,8 +85,8 @@ static void add(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *
     struct cd_outbox_row *r = &rows->v[rows->n];
 
     if (!content || rows->n == CD_MX_ROWS) {
+        lost(rows, m, p, !content && errno == ENOMEM);
         free(content);
-        lost(m, p);
         return;
     }
     cd_id_alnum(20, txn + 6);
@@ -99,7 +103,7 @@ static void add(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *
         return;
     }
     cd_outbox_row_done(r);
-    lost(m, p);
+    lost(rows, m, p, true);
 }
 
 static struct cd_mxc_head head_of(struct cd_mx *m, const struct cd_call *c, int side)
@@ -224,14 +228,20 @@ void cd_mx_rows_into(struct cd_mx_rows *rows, struct cd_change *change)
         else
             cd_outbox_row_done(&rows->v[i]);
     }
+    change->incomplete = change->incomplete || rows->starved;
     rows->n = 0;
 }
 
-void cd_mx_rows_write(struct cd_mx_rows *rows, struct cd_live *live)
+bool cd_mx_rows_write(struct cd_mx_rows *rows, struct cd_live *live)
 {
-    if (rows->n && cd_write_outbox(live->core, live, rows->v, rows->n) != CD_OK)
+    bool ok = !rows->starved && (!rows->n || cd_write_outbox(live->core, live, rows->v, rows->n) == CD_OK);
+
+    for (size_t i = 0; i < rows->n && rows->starved; i++)
+        cd_outbox_row_done(&rows->v[i]);
+    if (!ok)
         cd_log(CD_LOG_ERROR, "matrix", "event.unwritten",
                &(struct cd_log_ctx){.call_id = cd_live_id(live)},
-               "out of memory: %zu Matrix events are not sent", rows->n);
+               "out of memory: Matrix events could not be written yet");
     rows->n = 0;
+    return ok;
 }

@@ -10,6 +10,7 @@
 struct cd_mx_rows {
     struct cd_outbox_row v[CD_MX_ROWS];
     size_t n;
+    bool starved; /* out of memory for one of them */
 };
 
 /** May anything of this call ever stand in the room? */
@@ -37,9 +38,10 @@ void cd_mx_add_metadata(struct cd_mx_rows *rows, struct cd_mx *m, const struct c
 void cd_mx_add_candidates(struct cd_mx_rows *rows, struct cd_mx *m, const struct cd_call *c,
                           int side, struct cd_str list);
 
-/** Give the rows to a transition; they are moved out. */
+/** Give the rows to a transition; they are moved out. One that is starved makes the transition fail. */
 void cd_mx_rows_into(struct cd_mx_rows *rows, struct cd_change *change);
-/** Write the rows on their own. */
-void cd_mx_rows_write(struct cd_mx_rows *rows, struct cd_live *live);
+/** Write the rows on their own: all, or when one is starved, none.
+ * @return false out of memory: nothing is written, and it is worth another try */
+bool cd_mx_rows_write(struct cd_mx_rows *rows, struct cd_live *live);
 
 #endif

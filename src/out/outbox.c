@@ -429,6 +429,7 @@ void cd_outbox_free(struct cd_outbox *o)
 
     if (!o)
         return;
+    cd_timer_cancel(o->loop, &o->missed_timer);
     while ((u = cd_map_next(&o->users, &pos))) {
         cd_ob_stop(o, u);
         while (u->first)

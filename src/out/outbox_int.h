@@ -59,9 +59,14 @@ struct cd_ob_queue {
     struct cd_ob_user *first, *last;
 };
 
+#define CD_OB_MISSED_MAX 64
 #define CD_OB_DONE_MAX 4096 /* power of two */
 
 struct cd_outbox {
+    char missed[CD_OB_MISSED_MAX][CD_CALL_ID_LEN + 1]; /* calls with rows that found no memory */
+    size_t n_missed;
+    bool reading_missed;
+    struct cd_timer missed_timer;
     struct cd_loop *loop;
     struct cd_fetch_pool *pool;
     struct cd_store *store;
@@ -85,7 +90,7 @@ struct cd_outbox {
 };
 
 /* --- outbox_queue.c: the rows and their order --------------------------------------------- */
-/** Copy a row in. @return NULL: there already, or out of memory */
+/** Copy a row in. @return NULL: there already, or out of memory: then it is read again from the store */
 struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row *row);
 /** Never take this row in again. */
 void cd_ob_done(struct cd_outbox *o, const char *txn_id);
@@ -98,6 +103,10 @@ struct cd_ob_item *cd_ob_choose(const struct cd_ob_user *u, int64_t wall_ms, int
 void cd_ob_gather(struct cd_ob_item *leader, int64_t wall_ms);
 struct cd_ob_user *cd_ob_user_get(const struct cd_outbox *o, const char *user_id);
 void cd_ob_user_free(struct cd_outbox *o, struct cd_ob_user *u);
+
+/* --- outbox_missed.c ---------------------------------------------------------------------- */
+/** Rows of that call found no memory: read them again, soon. */
+void cd_ob_missed(struct cd_outbox *o, const char *call_id);
 
 /* --- outbox_send.c: one attempt ----------------------------------------------------------- */
 /** @param p  the token to use */

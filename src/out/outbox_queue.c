@@ -183,6 +183,7 @@ struct cd_ob_item *cd_ob_insert(struct cd_outbox *o, const struct cd_outbox_row 
         if (it)
             cd_outbox_row_done(&it->row);
         free(it);
+        cd_ob_missed(o, row->call_id);
         return NULL;
     }
     it->seq = ++o->last_seq;

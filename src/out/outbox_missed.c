@@ -1,0 +1,61 @@
+/* outbox_missed.c -- rows that found no memory are read again from the store.
+ * In: calls with rows that could not be queued. Out: those rows, a moment later.
+ * Why: a stored row that nobody holds would be sent after the next restart only.
+ * State: their ids, in the outbox itself: asking takes no memory. Blocks: never. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "out/outbox_int.h"
+
+#define AGAIN_MS 250
+
+static void read_again(void *arg);
+
+static void arm(struct cd_outbox *o)
+{
+    if (o->n_missed && !o->missed_timer.due_ms &&
+        cd_timer_set(o->loop, &o->missed_timer, AGAIN_MS, read_again, o) < 0)
+        cd_log(CD_LOG_ERROR, "outbox", "rows.missed", NULL, "no timer to read them again");
+}
+
+void cd_ob_missed(struct cd_outbox *o, const char *call_id)
+{
+    for (size_t i = 0; i < o->n_missed; i++)
+        if (strcmp(o->missed[i], call_id) == 0)
+            return;
+    if (o->n_missed == CD_OB_MISSED_MAX) {
+        cd_log(CD_LOG_ERROR, "outbox", "rows.missed", &(struct cd_log_ctx){.call_id = call_id},
+               "out of memory: what this call has to tell its room waits for a restart");
+        return;
+    }
+    snprintf(o->missed[o->n_missed++], sizeof o->missed[0], "%s", call_id);
+    arm(o);
+}
+
+static void on_read(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
+{
+    struct cd_outbox *o = arg;
+
+    o->reading_missed = false;
+    if (rc != CD_STORE_OK) {
+        arm(o);
+        return;
+    }
+    o->n_missed--;
+    memmove(o->missed[0], o->missed[1], o->n_missed * sizeof o->missed[0]);
+    if (sc && !sc->elsewhere)
+        cd_outbox_add(o, sc->outbox, sc->n_outbox); /* those that are here already are known by their ids */
+    cd_stored_call_free(sc);
+    arm(o);
+}
+
+static void read_again(void *arg)
+{
+    struct cd_outbox *o = arg;
+
+    if (o->reading_missed || !o->n_missed)
+        return;
+    o->reading_missed = true;
+    o->store->ops->load_call(o->store, o->missed[0], on_read, o);
+}
