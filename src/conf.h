@@ -24,7 +24,7 @@ struct cd_conf {
         long spool_max_mb;
     } database;
     struct {
-        long calls_days, stats_days, seen_days, inbox_days;
+        long calls_days, stats_days, seen_days, inbox_days, members_days;
     } retention;
     struct {
         char *homeserver_url, *public_homeserver_url, *server_name, *registration, *hs_token,

@@ -205,7 +205,8 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
     const struct cd_conf *f = core->conf;
     struct cd_spool_conf sc = {.pg = {.url = f->database.url, .schema = f->database.schema,
                                        .keep = {true, f->retention.calls_days, f->retention.stats_days,
-                                                f->retention.seen_days, f->retention.inbox_days}},
+                                                f->retention.seen_days, f->retention.inbox_days,
+                                                f->retention.members_days}},
                                .migrate = migration_conf(f),
                                .dir = &d->spool,
                                .max_mb = f->database.spool_max_mb,

@@ -79,6 +79,30 @@ test('who leaves is found out by a push at once, and without one in a while', as
   assert.equal((await view(alice)).rc, 'NOT_FOUND');
 });
 
+test('what is stored of memberships: not who left, not the crowd of a large room, and anew when it was confirmed', async (t) => {
+  const { agent, alice, bob, view, room } = await pair(t);
+  const told = (user) => agent.named('store.member').filter((row) => row.user === user && row.room === room)
+    .map(({ joined }) => joined);
+  const unknown = `!never-seen:${alice.userId.split(':')[1]}`;
+  await agent.do('member', { room: unknown, user: '@far:elsewhere.example', membership: 'leave' });
+  await agent.do('member', { room: unknown, user: bob.userId, membership: 'leave' });
+  assert.deepEqual(agent.named('store.member').map(({ room: of, user, joined }) => [of, user, joined]),
+    [[unknown, bob.userId, false]], 'the store may know one of ours there');
+  assert.equal((await view(alice)).rc, 'OK');
+  await agent.do('advance', afterCache);
+  assert.equal((await view(alice)).rc, 'OK');
+  assert.deepEqual(told(bob.userId), [true], 'what has not changed is not written again');
+  await agent.do('advance', { ms: 25 * 60 * 60 * 1000 });
+  assert.equal((await view(alice)).rc, 'OK');
+  assert.deepEqual(told(bob.userId), [true, true], 'once a day, or it would count as old');
+  for (let i = 0; i < 100; i += 1) {
+    await agent.do('member', { room, user: `@s${i}:elsewhere.example`, membership: 'join' });
+  }
+  assert.deepEqual(told('@s0:elsewhere.example'), [true]);
+  assert.deepEqual(told('@s99:elsewhere.example'), []);
+  assert.equal((await agent.do('cached', { room, user: '@s99:elsewhere.example' })).joined, true);
+});
+
 test('a pushed lie lasts until the next question', async (t) => {
   const { agent, alice, bob, eve, view, room } = await pair(t);
   assert.equal((await view(alice)).rc, 'OK');

@@ -529,8 +529,8 @@ static inline void kit_on_members(void *arg, enum cd_store_rc rc, const struct c
                                   size_t n)
 {
     (void)arg;
-    kit_member_got.done = true;
-    for (size_t i = 0; rc == CD_STORE_OK && i < n; i++) {
+    kit_member_got.done = rc != CD_STORE_MORE;
+    for (size_t i = 0; (rc == CD_STORE_OK || rc == CD_STORE_MORE) && i < n; i++) {
         const char *name = rows[i].display_name, *avatar = rows[i].avatar_url;
 
         if (strcmp(rows[i].room_id, kit_member_got.room) ||

@@ -453,7 +453,11 @@ static void other_old_rows(void)
              " ('@a:x', 'young', '\\x00', 201, '{}', 'z', now());"
              " INSERT INTO sealed_tokens (user_id, device_id, sealed, updated_at) VALUES"
              " ('@nobody:x', 'D', 'x', now() - interval '2 days'), ('@fresh:x', 'D', 'x', now()), ('@a:x', 'D', 'x',"
-             " now() - interval '2 days'); SELECT 1", kit_schema);
+             " now() - interval '2 days');"
+             " INSERT INTO room_members (room_id, user_id, joined, updated_at) SELECT '!old-room:x', '@m' || n || ':x', true,"
+             " now() - interval '91 days' FROM generate_series(1, 60) n;"
+             " INSERT INTO room_members (room_id, user_id, joined, updated_at) VALUES"
+             " ('!old-room:x', '@young:x', true, now() - interval '89 days'); SELECT 1", kit_schema);
     free(kit_sql(sql));
 }
 
@@ -461,7 +465,8 @@ static void other_old_rows(void)
 static void what_is_old_goes(void)
 {
     const struct cd_pg_conf conf = {.url = kit_url, .schema = kit_schema,
-                                    .keep = {.on = true, .calls_days = 90, .stats_days = 30, .seen_days = 30, .inbox_days = 30}};
+                                    .keep = {.on = true, .calls_days = 90, .stats_days = 30, .seen_days = 30, .inbox_days = 30,
+                                             .members_days = 90}};
     struct cd_store *s;
     struct cd_store_stats st = {0};
     struct kit_done ready = {0};
@@ -483,7 +488,7 @@ static void what_is_old_goes(void)
         CHECK_INT(kit_put(s, kit_change(c, 0)), CD_STORE_OK);
         cd_call_free(c);
         s->ops->stats(s, &st);
-    } while (st.expired_rows < 230 + 120 + 1 + 1 + 1 && !tap.failed_checks);
+    } while (st.expired_rows < 230 + 120 + 1 + 1 + 60 + 1 && !tap.failed_checks);
     CHECK_INT(left("call_sessions WHERE room_id LIKE '!keep-a%'"), 0);
     CHECK_INT(left("call_participants p WHERE NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = p.call_session_id)"), 0);
     CHECK_INT(left("call_events e WHERE NOT EXISTS (SELECT FROM call_sessions s WHERE s.id = e.call_session_id)"), 0);
@@ -494,10 +499,108 @@ static void what_is_old_goes(void)
     CHECK_INT(left("event_inbox WHERE reason = 'young'"), 1);
     CHECK_INT(left("idempotency_keys WHERE key = 'old'"), 0);
     CHECK_INT(left("idempotency_keys WHERE key = 'young'"), 1);
+    CHECK_INT(left("room_members WHERE room_id = '!old-room:x'"), 1); /* @young:x */
     CHECK_INT(left("sealed_tokens WHERE user_id = '@nobody:x'"), 0);
     CHECK_INT(left("sealed_tokens WHERE user_id IN ('@fresh:x', '@a:x')"), 2); /* @a:x is in a live call */
     CHECK_INT(left("call_sessions WHERE room_id LIKE '!meanwhile%'"), commits);
     printf("# %u calls were stored while %llu old rows went\n", commits, (unsigned long long)st.expired_rows);
+    s->ops->close(s);
+}
+
+/* --- memberships ------------------------------------------------------------------------------ */
+
+static struct {
+    int slices, most; /* rows */
+    long long rows;
+    bool done;
+    char before[600]; /* room and user of the last row */
+    int disorder;
+    long oldest; /* the number in a user's name: how many seconds ago it was heard of */
+    enum cd_store_rc rc;
+} members;
+
+static void on_slice(void *arg, enum cd_store_rc rc, const struct cd_member_row *rows, size_t n)
+{
+    char at[600];
+
+    (void)arg;
+    members.slices++;
+    members.rows += (long long)n;
+    members.most = (int)n > members.most ? (int)n : members.most;
+    members.rc = rc;
+    members.done = rc != CD_STORE_MORE;
+    for (size_t i = 0; i < n; i++) {
+        long age = strtol(rows[i].user_id + 2, NULL, 10);
+
+        members.oldest = age > members.oldest ? age : members.oldest;
+        snprintf(at, sizeof at, "%s %s", rows[i].room_id, rows[i].user_id);
+        members.disorder += strcmp(at, members.before) <= 0;
+        memcpy(members.before, at, sizeof at);
+    }
+}
+
+static void fill_members(long long n)
+{
+    char sql[400];
+
+    snprintf(sql, sizeof sql,
+             "SET search_path = %s; DELETE FROM room_members; INSERT INTO room_members (room_id, user_id, joined, updated_at)"
+             " SELECT '!r' || n / 50 || ':x', '@u' || n || ':x', true, now() - n * interval '1 second'"
+             " FROM generate_series(1, %lld) n; SELECT 1", kit_schema, n);
+    free(kit_sql(sql));
+}
+
+static void load_members(struct cd_store *s)
+{
+    memset(&members, 0, sizeof members);
+    s->ops->members_load(s, on_slice, NULL);
+    UNTIL(members.done);
+    CHECK_INT(members.rc, CD_STORE_OK);
+    CHECK_INT(members.disorder, 0); /* nor is one twice */
+}
+
+/* However many there are, the loop never has to take all of them at once, and memory not more than it keeps. */
+static void members_come_in_slices(void)
+{
+    struct cd_store *s = kit_open_pg(kit_url);
+
+    if (!CHECK(s))
+        return;
+    fill_members(0);
+    load_members(s);
+    CHECK_INT(members.rows, 0);
+    fill_members(3500);
+    load_members(s);
+    CHECK_INT(members.rows, 3500);
+    CHECK(members.slices > 3 && members.most < 3500);
+    fill_members(3000); /* the last slice is a full one */
+    load_members(s);
+    CHECK_INT(members.rows, 3000);
+    fill_members(CD_MEMBERS_MAX + 2500);
+    load_members(s);
+    CHECK_INT(members.rows, CD_MEMBERS_MAX);
+    CHECK(members.oldest <= CD_MEMBERS_MAX + 1); /* the newest ones */
+    fill_members(0);
+    s->ops->close(s);
+}
+
+static void who_left_is_forgotten(void)
+{
+    struct cd_store *s = kit_open_pg(kit_url);
+    char room[] = "!left:x", a[] = "@a:x", b[] = "@b:x", name[] = "Bea";
+    const struct cd_member_row came[] = {{room, a, true, NULL, NULL}, {room, b, true, name, NULL}};
+    const struct cd_member_row went[] = {{room, a, false, NULL, NULL}, {room, b, false, NULL, NULL},
+                                         {room, a, true, NULL, NULL}};
+
+    if (!CHECK(s))
+        return;
+    s->ops->members_put(s, came, 2);
+    CHECK_INT(kit_flush(s), CD_STORE_OK);
+    CHECK_INT(left("room_members WHERE room_id = '!left:x'"), 2);
+    s->ops->members_put(s, went, 3); /* @a came back */
+    CHECK_INT(kit_flush(s), CD_STORE_OK);
+    CHECK_INT(left("room_members WHERE room_id = '!left:x'"), 1);
+    CHECK_INT(left("room_members WHERE room_id = '!left:x' AND user_id = '@a:x' AND joined"), 1);
     s->ops->close(s);
 }
 
@@ -514,6 +617,8 @@ static void all(void)
     TAP_RUN(a_missing_schema_is_waited_for);
     TAP_RUN(host_names_are_resolved_off_the_loop);
     TAP_RUN(what_is_old_goes);
+    TAP_RUN(who_left_is_forgotten);
+    TAP_RUN(members_come_in_slices);
 }
 
 int main(void)

@@ -75,10 +75,14 @@ test('rows go when they are older than they are kept, and no sooner', limit, asy
     e AS (INSERT INTO seen_events (hash, seen_at) VALUES ('\\x01', now() - interval '6 days'),
       ('\\x02', now() - interval '4 days') RETURNING 1),
     i AS (INSERT INTO event_inbox (reason, size_bytes, raw, received_at) VALUES ('old', 1, 'x', now() - interval '4 days'),
-      ('new', 1, 'x', now() - interval '2 days') RETURNING 1) SELECT 1`);
+      ('new', 1, 'x', now() - interval '2 days') RETURNING 1),
+    m AS (INSERT INTO room_members (room_id, user_id, joined, updated_at) VALUES
+      ('!quiet:dev', '@a:dev', true, now() - interval '21 days'), ('!quiet:dev', '@b:dev', true, now() - interval '19 days')
+      RETURNING 1) SELECT 1`);
   assert.equal(await count("call_sessions WHERE room_id LIKE '!old%'"), 3);
   dev = await startDev({ env: { DATABASE_URL: postgres.url, CALLD_RETENTION_CALLS_DAYS: '10',
-    CALLD_RETENTION_STATS_DAYS: '7', CALLD_RETENTION_SEEN_DAYS: '5', CALLD_RETENTION_INBOX_DAYS: '3' } });
+    CALLD_RETENTION_STATS_DAYS: '7', CALLD_RETENTION_SEEN_DAYS: '5', CALLD_RETENTION_INBOX_DAYS: '3',
+    CALLD_RETENTION_MEMBERS_DAYS: '20' } });
   await until(async () => await count("event_inbox WHERE reason = 'old'") === 0, { what: 'the old event to go', seconds: 40 });
   const left = await sql("SELECT room_id FROM call_sessions WHERE room_id LIKE '!old%'");
   assert.deepEqual(left.map((row) => row.room_id), ['!old9:dev']);
@@ -86,5 +90,7 @@ test('rows go when they are older than they are kept, and no sooner', limit, asy
   assert.equal(await count("seen_events WHERE hash = '\\x01'"), 0);
   assert.equal(await count("seen_events WHERE hash = '\\x02'"), 1);
   assert.equal(await count("event_inbox WHERE reason = 'new'"), 1);
+  await until(async () => await count('room_members') === 1, { what: 'the old membership to go', seconds: 20 });
+  assert.deepEqual(await sql('SELECT user_id FROM room_members'), [{ user_id: '@b:dev' }]);
   await until(() => dev.said.some((line) => line.includes('rows.expired')), { what: 'a line in the log' });
 });

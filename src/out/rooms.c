@@ -65,9 +65,9 @@ bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, co
     return m && m->joined;
 }
 
-const char *cd_rooms_hinted_other(const struct cd_rooms *r, const char *room_id, const char *user)
+const char *cd_rooms_hinted_other(struct cd_rooms *r, const char *room_id, const char *user)
 {
-    const struct cd_room *room = cd_room_get(r, room_id);
+    struct cd_room *room = cd_room_get(r, room_id);
     const struct cd_member *m;
     const char *other = NULL;
     size_t pos = 0, joined = 0;
@@ -82,10 +82,25 @@ const char *cd_rooms_hinted_other(const struct cd_rooms *r, const char *room_id,
         else
             other = m->user_id;
     }
-    return joined == 2 && inside ? other : NULL;
+    if (joined != 2 || !inside)
+        return NULL;
+    cd_room_renew(r, room);
+    return other;
 }
 
 /* --- pushed events ------------------------------------------------------------------------ */
+
+/* The cache had no place for the room, or has not read it yet; the store may know it. */
+static void forget_stored(struct cd_rooms *r, const char *room_id, const char *user_id)
+{
+    char *room = strdup(room_id), *user = strdup(user_id);
+    struct cd_member_row row = {.room_id = room, .user_id = user};
+
+    if (r->store && room && user)
+        r->store->ops->members_put(r->store, &row, 1);
+    free(room);
+    free(user);
+}
 
 void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *user_id,
                         const char *membership, const char *display_name, const char *avatar_url)
@@ -96,8 +111,12 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     struct cd_room *room = cd_room_get(r, room_id);
 
     /* Strangers in rooms that nobody asked about would fill the cache for nothing. */
-    if (!room && (!joined || !cd_is_local_user(user_id, r->server_name)))
+    if (!room && !cd_is_local_user(user_id, r->server_name))
         return;
+    if (!room && !joined) {
+        forget_stored(r, room_id, user_id);
+        return;
+    }
     room = cd_room_touch(r, room_id);
     if (!room)
         return;
@@ -121,7 +140,7 @@ static void on_loaded(void *arg, enum cd_store_rc rc, const struct cd_member_row
 {
     struct cd_rooms **guard = arg, *r = *guard;
 
-    for (size_t i = 0; r && rc == CD_STORE_OK && i < n; i++) {
+    for (size_t i = 0; r && (rc == CD_STORE_OK || rc == CD_STORE_MORE) && i < n; i++) {
         struct cd_room_member m = {rows[i].user_id, rows[i].display_name, rows[i].avatar_url};
         struct cd_room *room = cd_room_touch(r, rows[i].room_id);
 
@@ -129,6 +148,8 @@ static void on_loaded(void *arg, enum cd_store_rc rc, const struct cd_member_row
         if (room && rows[i].joined && !cd_room_member(room, m.user_id))
             cd_room_note(r, room, &m, true, false, 0, NULL);
     }
+    if (rc == CD_STORE_MORE)
+        return;
     if (r)
         r->guard = NULL;
     free(guard);

@@ -64,7 +64,7 @@ bool cd_rooms_is_joined_cached(const struct cd_rooms *r, const char *room_id, co
 /** The other one of a room where pushed events have shown exactly two joined members, @p user among
  * them. A hint for records: members who joined before the registration was loaded are not counted.
  * @return borrowed until the next call here, or NULL */
-const char *cd_rooms_hinted_other(const struct cd_rooms *r, const char *room_id, const char *user);
+const char *cd_rooms_hinted_other(struct cd_rooms *r, const char *room_id, const char *user);
 /** A token we hold for that user right now, or NULL (borrowed). */
 struct cd_principal *cd_rooms_token_of(const struct cd_rooms *r, const char *user_id);
 /** The homeserver has refused this token (401): it is no longer used for anybody. */

@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/str.h"
 #include "out/rooms_int.h"
 
 #define ROOMS_MAX 20000
 #define USERS_MAX 10000
-#define MEMBERS_MAX 200000 /* of all rooms together */
 #define ID_MAX 255
+#define STORED_STRANGERS 64 /* of one room: beyond, it is no room of two, and the homeserver is asked anyway */
+#define RENEW_MS (24 * 60 * 60 * 1000)
 
 /* --- rooms -------------------------------------------------------------------------------- */
 
@@ -65,7 +68,7 @@ static void make_space(struct cd_rooms *r, const struct cd_room *keep)
 {
     struct cd_room *room = r->oldest_room, *newer;
 
-    for (; room && (r->rooms.count > ROOMS_MAX || r->n_members > MEMBERS_MAX); room = newer) {
+    for (; room && (r->rooms.count > ROOMS_MAX || r->n_members > CD_MEMBERS_MAX); room = newer) {
         newer = room->newer;
         if (!room->lookup && room->pins == 0 && room != keep)
             room_free(r, room);
@@ -146,8 +149,11 @@ void cd_member_batch_flush(struct cd_rooms *r, struct cd_member_batch *batch)
 }
 
 static void batch_add(struct cd_rooms *r, struct cd_member_batch *batch, const struct cd_room *room,
-                      const struct cd_member *m)
+                      struct cd_member *m)
 {
+    if (m->joined && room->members.count > STORED_STRANGERS && !cd_is_local_user(m->user_id, r->server_name))
+        return;
+    m->stored_ms = cd_mono_ms();
     if (batch->n == CD_MEMBER_BATCH)
         cd_member_batch_flush(r, batch);
     batch->rows[batch->n++] = (struct cd_member_row){room->id, m->user_id, m->joined,
@@ -188,6 +194,8 @@ struct cd_member *cd_room_note(struct cd_rooms *r, struct cd_room *room,
         changed = joined; /* strangers who are not joined are no news for the store */
     }
     changed |= known->joined != joined;
+    /* what is confirmed is kept longer */
+    changed |= joined && learned_ms && learned_ms - known->stored_ms > RENEW_MS;
     known->joined = joined;
     known->learned_ms = learned_ms;
     if (!keep_names) {
@@ -202,6 +210,19 @@ struct cd_member *cd_room_note(struct cd_rooms *r, struct cd_room *room,
     if (changed && batch)
         batch_add(r, batch, room, known);
     return known;
+}
+
+void cd_room_renew(struct cd_rooms *r, struct cd_room *room)
+{
+    struct cd_member_batch batch = {.n = 0};
+    int64_t now = cd_mono_ms();
+    struct cd_member *m;
+    size_t pos = 0;
+
+    while ((m = cd_map_next(&room->members, &pos)))
+        if (m->joined && now - m->stored_ms > RENEW_MS)
+            batch_add(r, &batch, room, m);
+    cd_member_batch_flush(r, &batch);
 }
 
 /* --- users -------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@ struct cd_member {
     char *user_id, *display_name, *avatar_url;
     bool joined;
     int64_t learned_ms; /* monotonic, when the homeserver said so; 0: a hint (pushed, or stored) */
+    int64_t stored_ms;  /* monotonic, when it was last written; 0: in another life */
 };
 
 struct cd_lookup;
@@ -93,6 +94,8 @@ struct cd_member_batch {
 struct cd_member *cd_room_note(struct cd_rooms *r, struct cd_room *room,
                                const struct cd_room_member *m, bool joined, bool keep_names,
                                int64_t learned_ms, struct cd_member_batch *batch);
+/** Somebody made use of the stored memberships: keep them for longer. */
+void cd_room_renew(struct cd_rooms *r, struct cd_room *room);
 void cd_member_batch_flush(struct cd_rooms *r, struct cd_member_batch *batch);
 struct cd_known_user *cd_known_user_get(const struct cd_rooms *r, const char *user_id);
 struct cd_known_user *cd_known_user_touch(struct cd_rooms *r, const char *user_id);

@@ -20,7 +20,7 @@
 #define PATIENCE_MS 60000 /* for one: then the database is away, and there will be another round */
 
 static const char *const names[PG_KEEP_STEPS] = {"calls", "quality stats", "seen events", "quarantined events",
-                                                 "kept answers", "sealed tokens"};
+                                                 "kept answers", "memberships", "sealed tokens"};
 
 enum cd_pg_stmt pg_keep_stmt(const struct pg_op *op)
 {
@@ -112,6 +112,7 @@ bool pg_keep_start(struct pg_store *s, const struct cd_keep *keep)
     *age_of(k, CD_PG_KEEP_SEEN) = keep->seen_days * day;
     *age_of(k, CD_PG_KEEP_INBOX) = keep->inbox_days * day;
     *age_of(k, CD_PG_KEEP_IDEM) = CD_IDEM_TTL_MS / 1000;
+    *age_of(k, CD_PG_KEEP_MEMBERS) = keep->members_days * day;
     *age_of(k, CD_PG_KEEP_TOKENS) = day; /* and only of who is in no call */
     return !keep->on || cd_timer_set(s->loop, &k->timer, FIRST_MS, turn, s) >= 0;
 }

@@ -16,13 +16,25 @@
 enum read_kind { READ_CALL, READ_BY_MATRIX, READ_LIVE, READ_IDS, READ_IDEM, READ_TOKEN, READ_MEMBERS,
                  READ_PING, READ_LISTEN };
 
+#define TEXT_OF(n) #n
+#define TEXT(n) TEXT_OF(n)
+#define MEMBERS_AT_ONCE 1000
+#define MEMBERS_SINCE \
+    "SELECT coalesce((SELECT updated_at FROM room_members WHERE joined ORDER BY updated_at DESC" \
+    " OFFSET " TEXT(CD_MEMBERS_MAX) " LIMIT 1), '-infinity')::text"
+#define MEMBERS_SLICE \
+    "SELECT room_id, user_id, display_name, avatar_url FROM room_members WHERE joined" \
+    " AND (room_id, user_id) > ($1::text, $2::text) AND updated_at >= $3::timestamptz" \
+    " ORDER BY room_id, user_id LIMIT " TEXT(MEMBERS_AT_ONCE)
+
 struct pg_read {
     struct pg_read *next;
     enum read_kind kind;
     int64_t queued_ms; /* monotonic */
-    char *a, *b;       /* parameters, may be NULL */
+    char *a, *b, *c;   /* parameters, may be NULL */
     char listen[64];   /* LISTEN on our own channel */
     size_t step;       /* results taken so far */
+    size_t given;      /* members of earlier slices */
     bool failed;
     struct cd_pg_calls calls; /* what was read so far */
     struct cd_answer *answer;
@@ -45,6 +57,7 @@ static void read_free(struct pg_read *r)
     cd_pg_calls_done(&r->calls);
     free(r->a);
     free(r->b);
+    free(r->c);
     free(r);
 }
 
@@ -73,9 +86,9 @@ static struct pg_read *take(struct pg_read **head, struct pg_read **last)
 
 static bool ask(PGconn *pg, const char *sql, const struct pg_read *r, bool binary)
 {
-    const char *const v[] = {r->a, r->b};
+    const char *const v[] = {r->a, r->b, r->c};
 
-    return PQsendQueryParams(pg, sql, r->b ? 2 : r->a ? 1 : 0, NULL, v, NULL, NULL, binary) == 1;
+    return PQsendQueryParams(pg, sql, r->c ? 3 : r->b ? 2 : r->a ? 1 : 0, NULL, v, NULL, NULL, binary) == 1;
 }
 
 static bool send_calls(PGconn *pg, const struct pg_read *r)
@@ -110,8 +123,7 @@ static bool send_read(PGconn *pg, const struct pg_read *r)
         return ask(pg, "SELECT sealed FROM sealed_tokens WHERE user_id = $1::text"
                        " ORDER BY updated_at DESC, device_id LIMIT 1", r, true);
     case READ_MEMBERS:
-        return ask(pg, "SELECT room_id, user_id, display_name, avatar_url FROM room_members WHERE joined",
-                   r, false);
+        return ask(pg, r->c ? MEMBERS_SLICE : MEMBERS_SINCE, r, false);
     case READ_PING:
         return ask(pg, "SELECT 1", r, false);
     }
@@ -210,11 +222,19 @@ static void take_token(struct pg_read *r, const PGresult *res)
     r->answer->n = n;
 }
 
+/* Before the first slice: what was heard of before then is not read. */
+static void take_since(struct pg_read *r, const PGresult *res)
+{
+    r->failed |= !cd_dup(&r->a, "") || !cd_dup(&r->b, "") || !(r->c = column(res, 0, 0));
+}
+
 static void take_members(struct pg_read *r, const PGresult *res)
 {
     int n = PQntuples(res);
     struct cd_answer *a = r->answer;
 
+    cd_members_free(a->members, a->n); /* of a connection that was lost in this very slice */
+    a->n = 0;
     a->members = calloc((size_t)n + 1, sizeof *a->members);
     if (!a->members) {
         r->failed = true;
@@ -254,7 +274,7 @@ static void take_rows(struct pg_read *r, const PGresult *res, const char *owner)
         take_token(r, res);
         break;
     case READ_MEMBERS:
-        take_members(r, res);
+        (r->c ? take_members : take_since)(r, res);
         break;
     case READ_PING:
     case READ_LISTEN:
@@ -278,12 +298,59 @@ static void give_calls(struct pg_read *r)
     }
 }
 
+/* A slice of the members goes out; the next one begins behind its last row. @return false: out of memory */
+static bool give_slice(struct pg_reads *rs, struct pg_read *r)
+{
+    struct cd_answer *a = r->answer, *slice = cd_answer_new();
+    const struct cd_member_row *last = &a->members[a->n - 1];
+
+    free(r->a);
+    free(r->b);
+    r->a = strdup(last->room_id);
+    r->b = strdup(last->user_id);
+    if (!slice || !r->a || !r->b) {
+        if (slice)
+            cd_answer_drop(slice);
+        return false;
+    }
+    *slice = *a;
+    slice->rc = CD_STORE_MORE;
+    a->members = NULL;
+    a->n = 0;
+    cd_later_push(rs->store->later, slice);
+    return true;
+}
+
+/* Thousands of rows at once would stop everything else. @return true: asked for another slice */
+static bool ask_for_more(struct pg_reads *rs, struct pg_read *r)
+{
+    struct cd_answer *a = r->answer;
+
+    if (r->kind != READ_MEMBERS || r->failed)
+        return false;
+    r->given += a->n;
+    if (a->members && (a->n < MEMBERS_AT_ONCE || r->given >= CD_MEMBERS_MAX))
+        return false;
+    if (a->members && !give_slice(rs, r)) {
+        r->failed = true;
+        return false;
+    }
+    r->step = 0;
+    r->queued_ms = cd_mono_ms();
+    append(&rs->waiting, &rs->waiting_last, r);
+    rs->n_waiting++;
+    pump(rs);
+    return true;
+}
+
 static void finish(struct pg_reads *rs)
 {
     struct pg_read *r = take(&rs->sent, &rs->sent_last);
     struct cd_answer *a = r->answer;
 
     rs->n_sent--;
+    if (ask_for_more(rs, r))
+        return;
     if (r->failed)
         a->rc = CD_STORE_DOWN;
     else

@@ -62,9 +62,11 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " AND NOT EXISTS (SELECT FROM matrix_outbox o JOIN call_sessions s ON s.id = o.call_session_id"
         " WHERE o.user_id = d.u AND s.owner <> d.me)", "tt"},
     [CD_PG_MEMBERS] = {"members",
-        "INSERT INTO room_members (room_id, user_id, joined, display_name, avatar_url)"
-        " SELECT DISTINCT ON (r, u) r, u, j, d, a FROM unnest($1::text[], $2::text[], $3::boolean[],"
-        " $4::text[], $5::text[]) WITH ORDINALITY AS x(r, u, j, d, a, n) ORDER BY r, u, n DESC"
+        "WITH x AS (SELECT DISTINCT ON (r, u) r, u, j, d, a FROM unnest($1::text[], $2::text[], $3::boolean[],"
+        " $4::text[], $5::text[]) WITH ORDINALITY AS x(r, u, j, d, a, n) ORDER BY r, u, n DESC),"
+        " gone AS (DELETE FROM room_members m USING x WHERE m.room_id = x.r AND m.user_id = x.u AND NOT x.j)"
+        " INSERT INTO room_members (room_id, user_id, joined, display_name, avatar_url)"
+        " SELECT r, u, j, d, a FROM x WHERE j ORDER BY r, u"
         " ON CONFLICT (room_id, user_id) DO UPDATE SET joined = excluded.joined,"
         " display_name = excluded.display_name, avatar_url = excluded.avatar_url, updated_at = now()",
         "ttbtt"},
@@ -106,6 +108,7 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_KEEP_SEEN] = {"keep_seen", FEW("seen_events", "seen_at < " OLDER), NULL},
     [CD_PG_KEEP_INBOX] = {"keep_inbox", FEW("event_inbox", "received_at < " OLDER), NULL},
     [CD_PG_KEEP_IDEM] = {"keep_idem", FEW("idempotency_keys", "created_at < " OLDER), NULL},
+    [CD_PG_KEEP_MEMBERS] = {"keep_members", FEW("room_members", "updated_at < " OLDER), NULL},
     [CD_PG_KEEP_TOKENS] = {"keep_tokens",
         FEW("sealed_tokens", "updated_at < " OLDER
             " AND NOT EXISTS (SELECT FROM matrix_outbox o WHERE o.user_id = sealed_tokens.user_id)"

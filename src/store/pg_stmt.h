@@ -25,6 +25,7 @@ enum cd_pg_stmt {
     CD_PG_KEEP_SEEN,
     CD_PG_KEEP_INBOX,
     CD_PG_KEEP_IDEM,
+    CD_PG_KEEP_MEMBERS,
     CD_PG_KEEP_TOKENS,
     CD_PG_INVITES,    /* only with other daemons: hold the invites that UNTOLD will judge, before the sessions */
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */

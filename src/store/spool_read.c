@@ -226,8 +226,10 @@ static void on_members(void *arg, enum cd_store_rc rc, const struct cd_member_ro
 
     if (again(arg, rc))
         return;
-    unlink_ask(arg);
-    ask_free(arg);
+    if (rc != CD_STORE_MORE) {
+        unlink_ask(arg);
+        ask_free(arg);
+    }
     q.fn.members(q.arg, rc, rows, n);
 }
 

@@ -110,7 +110,8 @@ enum cd_store_rc {
     CD_STORE_DUPLICATE,   /* the Matrix event was applied before */
     CD_STORE_DOWN,        /* not durable, outcome unknown to be negative: nothing was written */
     CD_STORE_FULL,        /* queue cap reached */
-    CD_STORE_REFUSED      /* cannot be stored, ever: invalid UTF-8 or JSON, U+0000; nothing was written */
+    CD_STORE_REFUSED,     /* cannot be stored, ever: invalid UTF-8 or JSON, U+0000; nothing was written */
+    CD_STORE_MORE         /* members_load alone: as OK, and the rest follows in further calls */
 };
 
 typedef void (*cd_commit_fn)(void *arg, enum cd_store_rc rc, const char *live_call_id);
@@ -129,6 +130,8 @@ struct cd_stored_call {
 void cd_stored_call_free(struct cd_stored_call *sc);
 typedef void (*cd_load_fn)(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc); /* NULL: none */
 typedef void (*cd_load_all_fn)(void *arg, enum cd_store_rc rc, struct cd_stored_call **calls, size_t n);
+
+#define CD_MEMBERS_MAX 200000 /* memberships that are kept in memory */
 
 struct cd_member_row {
     char *room_id, *user_id;
@@ -192,8 +195,10 @@ struct cd_store_ops {
     void (*token_get)(struct cd_store *s, const char *user, cd_token_fn fn, void *arg); /* newest */
     void (*token_del)(struct cd_store *s, const char *user);
     /* membership cache */
+    /* Who is not joined is forgotten. */
     void (*members_put)(struct cd_store *s, const struct cd_member_row *rows, size_t n);
-    void (*members_load)(struct cd_store *s, cd_members_fn fn, void *arg); /* all joined, at start */
+    /* Who is joined, at start: in slices, CD_MEMBERS_MAX at most, those that were heard of last. */
+    void (*members_load)(struct cd_store *s, cd_members_fn fn, void *arg);
     /* Matrix events that make no row of their own: hash of the event id, with the next batch */
     void (*seen_put)(struct cd_store *s, const uint8_t hash[16], cd_commit_fn fn, void *arg);
     void (*quarantine)(struct cd_store *s, const char *reason, struct cd_str raw, cd_done_fn fn, void *arg);
@@ -226,6 +231,7 @@ struct cd_keep {
     bool on; /* false: nothing is ever deleted because of its age */
     long calls_days; /* with their participants and events */
     long stats_days, seen_days, inbox_days;
+    long members_days; /* since it was last confirmed */
 };
 
 struct cd_pg_conf {
