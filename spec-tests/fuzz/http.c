@@ -1,10 +1,11 @@
-/* http.c -- fuzzes what a request's line and headers decide: route, escapes, client, origin.
+/* http.c -- fuzzes what a request's line and headers decide: framing, route, escapes, client, origin.
  * Input, a line each: path, method number and peer number, X-Forwarded-For, trust_proxy,
  * cors_origins, Origin. */
 #include <arpa/inet.h>
 
 #include "base/buf.h"
 #include "fuzz.h"
+#include "in/classify.h"
 #include "in/cors.h"
 #include "in/proxy.h"
 #include "in/router.h"
@@ -147,6 +148,22 @@ static void origin(const char *origins, const char *one)
     free(longer);
 }
 
+/* A head with a fault keeps it whatever follows; its first line never is one. */
+static void head(struct cd_str s)
+{
+    size_t size = s.n + 32;
+    char *longer = malloc(size);
+    const char *fault = cd_head_fault(s);
+    int k = snprintf(longer, size, "%s", "GET / HTTP/1.1\r\n");
+
+    MUST(!cd_head_fault((struct cd_str){longer, (size_t)k}));
+    memcpy(longer, s.p, s.n);
+    memcpy(longer + s.n, "X: y\r\n\r\n", 9);
+    if (fault)
+        MUST(cd_head_fault((struct cd_str){longer, s.n + 9}) == fault);
+    free(longer);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     static const char *const peers[] = {"127.0.0.1", "10.1.2.3", "203.0.113.9", "2001:db8::1",
@@ -156,6 +173,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     char *text[4];
     unsigned a, b;
 
+    head(in);
     if (n == 0 || memchr(data, '\0', n))
         return 0; /* neither line nor header can hold a NUL */
     if (!r) {

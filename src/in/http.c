@@ -489,41 +489,25 @@ const char *cd_http_header(const struct cd_req *req, const char *name)
     return MHD_lookup_connection_value(req->mc, MHD_HEADER_KIND, name);
 }
 
-struct lines {
-    const char *name;
-    char *out;
-    size_t n, size;
-    unsigned count;
+struct visit {
+    cd_http_header_fn fn;
+    void *arg;
 };
 
-static enum MHD_Result add_line(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
+static enum MHD_Result visit(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
 {
-    struct lines *l = cls;
-    size_t n = value ? strlen(value) : 0;
+    const struct visit *v = cls;
 
     (void)kind;
-    if (strcasecmp(key, l->name) != 0)
-        return MHD_YES;
-    l->count++;
-    while (l->n > 0 && n + 2 > l->size - l->n) /* too long: the first ones go, which say least */
-        memmove(l->out, l->out + 1, --l->n);
-    if (n + 2 > l->size)
-        return MHD_YES;
-    if (l->n > 0)
-        l->out[l->n++] = ',';
-    memcpy(l->out + l->n, value ? value : "", n);
-    l->n += n;
+    v->fn(v->arg, name, value ? value : "");
     return MHD_YES;
 }
 
-unsigned cd_http_header_all(const struct cd_req *req, const char *name, char *out, size_t size)
+void cd_http_each_header(const struct cd_req *req, cd_http_header_fn fn, void *arg)
 {
-    struct lines l = {.name = name, .out = out, .size = size};
+    struct visit v = {fn, arg};
 
-    MHD_get_connection_values(req->mc, MHD_HEADER_KIND, add_line, &l);
-    if (size)
-        out[l.n] = '\0';
-    return l.count;
+    MHD_get_connection_values(req->mc, MHD_HEADER_KIND, visit, &v);
 }
 
 /* --- wiring -------------------------------------------------------------------------- */

@@ -232,21 +232,16 @@ void cd_http_release_body(struct cd_req *req)
 /* Is a body announced, how large, and may it come? */
 static enum cd_rc judge_body(struct cd_req *req)
 {
-    const char *length = cd_http_header(req, "Content-Length");
-    const char *coding = cd_http_header(req, "Transfer-Encoding");
-    uint64_t n = 0;
+    bool chunked;
+    uint64_t n;
 
-    req->has_body = coding != NULL;
-    if (!length)
-        return CD_OK;
-    /* Two readings of where a body ends are how requests are smuggled past a proxy. */
-    if (coding || cd_http_header_all(req, "Content-Length", NULL, 0) > 1 ||
-        !cd_parse_u64(cd_str_of(length), 0, UINT64_MAX, &n)) {
-        req->has_body = true;
+    if (!cd_http_framing(req, &chunked, &n)) {
+        req->has_body = true; /* close: what follows may be a body or a request */
         return cd_fail(&req->err, CD_E_INVALID_PARAM,
-                       "The body's length is given wrongly or twice.");
+                       "The body's length is given wrongly or twice: Content-Length takes digits, Transfer-Encoding "
+                       "only \"chunked\", and never both.");
     }
-    req->has_body = n > 0;
+    req->has_body = chunked || n > 0;
     if (n > req->body_cap)
         return cd_fail(&req->err, CD_E_TOO_LARGE, "The body has %llu bytes; this route takes %zu.",
                        (unsigned long long)n, req->body_cap);
@@ -321,6 +316,11 @@ enum http_verdict cd_http_judge(struct cd_req *req)
         req->has_body = true;
         cd_fail(&req->err, CD_E_OVERLOADED, "The server is stopping.");
         return refuse(req, CD_E_OVERLOADED);
+    }
+    if (!cd_http_names_are_sound(req)) {
+        req->has_body = true; /* close: it may have been a Content-Length */
+        cd_fail(&req->err, CD_E_INVALID_PARAM, "A header's name holds a blank, or nothing, before its colon.");
+        return refuse(req, CD_E_INVALID_PARAM);
     }
     /* Which host was meant must not be anybody's guess (RFC 9112, 3.2). */
     if (cd_http_header_all(req, "Host", NULL, 0) > 1 || (req->needs_host && !cd_http_header(req, "Host"))) {

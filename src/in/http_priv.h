@@ -165,7 +165,15 @@ void cd_http_release_body(struct cd_req *req);
 const char *cd_http_allow_origin(const struct cd_req *req);
 /** http_judge.c: the handshake to hand over, rebuilt. */
 void cd_http_handshake(const struct cd_req *req, struct cd_buf *out);
-/** http.c: the values of all lines of a header, joined by commas; the last ones when they do not fit.
+typedef void (*cd_http_header_fn)(void *arg, const char *name, const char *value);
+/** http.c: all headers in their order, as they were sent. */
+void cd_http_each_header(const struct cd_req *req, cd_http_header_fn fn, void *arg);
+/** http_head.c: is there no blank or other stranger in a header's name? */
+bool cd_http_names_are_sound(const struct cd_req *req);
+/** http_head.c: is a body announced? @param chunked  also when it is announced wrongly
+ * @param bytes  what Content-Length says. @return false: nobody can tell where it ends */
+bool cd_http_framing(const struct cd_req *req, bool *chunked, uint64_t *bytes);
+/** http_head.c: the values of all lines of a header, joined by commas; the last ones when they do not fit.
  * @param size  of @p out, 0: nothing is wanted but the number. @return how many lines it has */
 unsigned cd_http_header_all(const struct cd_req *req, const char *name, char *out, size_t size);
 

@@ -75,26 +75,33 @@ struct waiting {
 
 /* --- deciding ------------------------------------------------------------------------ */
 
-static enum cd_class look(const struct cd_listener *l, int fd)
+static enum cd_class look(const struct cd_listener *l, int fd, const char **fault)
 {
     char head[CD_CLASSIFY_BYTES];
+    enum cd_class class;
     ssize_t n;
 
+    *fault = NULL;
     if (l->role != CD_ROLE_PUBLIC)
         return CD_CLASS_HTTP;
     n = recv(fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? CD_CLASS_MORE : CD_CLASS_CLOSE;
-    return n == 0 ? CD_CLASS_CLOSE : cd_classify((struct cd_str){head, (size_t)n}, l->prefix);
+    class = n == 0 ? CD_CLASS_CLOSE : cd_classify((struct cd_str){head, (size_t)n}, l->prefix);
+    if (class == CD_CLASS_HTTP)
+        *fault = cd_head_fault((struct cd_str){head, (size_t)n});
+    return class;
 }
 
 /* Hand a decided connection on. */
-static void settle(struct cd_listener *l, int fd, enum cd_class class, const union address *addr,
-                   socklen_t addr_len)
+static void settle(struct cd_listener *l, int fd, enum cd_class class, const char *fault,
+                   const union address *addr, socklen_t addr_len)
 {
     char ip[CD_IP_LEN];
 
-    if (class == CD_CLASS_HTTP) {
+    if (fault) {
+        cd_http_turn_away(l->http, fd, 400, fault);
+    } else if (class == CD_CLASS_HTTP) {
         cd_http_adopt(l->http, fd, l->role, &addr->sa, addr_len);
     } else if (class == CD_CLASS_WS) {
         cd_proxy_peer(&addr->sa, addr_len, ip);
@@ -132,7 +139,8 @@ static void drop(void *arg)
 static void more_came(void *arg, uint32_t events)
 {
     struct waiting *w = arg;
-    enum cd_class class = look(w->listener, w->fd);
+    const char *fault;
+    enum cd_class class = look(w->listener, w->fd, &fault);
     struct waiting found = *w;
 
     if (class == CD_CLASS_MORE) {
@@ -141,7 +149,7 @@ static void more_came(void *arg, uint32_t events)
         return;
     }
     forget(w); /* it must not be watched twice */
-    settle(found.listener, found.fd, class, &found.addr, found.addr_len);
+    settle(found.listener, found.fd, class, fault, &found.addr, found.addr_len);
 }
 
 static void wait_for_more(struct cd_listener *l, int fd, const union address *addr,
@@ -230,6 +238,7 @@ static void accept_some(void *arg, uint32_t events)
         socklen_t addr_len = sizeof(addr);
         int fd = accept4(l->fd, &addr.sa, &addr_len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         enum cd_class class;
+        const char *fault;
 
         if (fd < 0) {
             if (errno == ECONNABORTED || errno == EINTR)
@@ -246,11 +255,11 @@ static void accept_some(void *arg, uint32_t events)
         }
         if (!l->unix_path)
             tune(fd);
-        class = look(l, fd);
+        class = look(l, fd, &fault);
         if (class == CD_CLASS_MORE)
             wait_for_more(l, fd, &addr, addr_len);
         else
-            settle(l, fd, class, &addr, addr_len);
+            settle(l, fd, class, fault, &addr, addr_len);
     }
 }
 
