@@ -1,5 +1,8 @@
 // Waiting for a condition: tests poll what they wait for and never sleep for a guessed time.
 
+/** TAP_SLOW: how many times slower than usual the programs are, below valgrind. */
+const slow = Math.min(100, Math.max(1, Number(process.env.TAP_SLOW) || 1));
+
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
@@ -8,7 +11,7 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
  * @param {{what?: string, seconds?: number, everyMs?: number}} options
  */
 export async function until(probe, { what = 'the condition', seconds = 20, everyMs = 50 } = {}) {
-  const deadline = Date.now() + seconds * 1000;
+  const deadline = Date.now() + seconds * slow * 1000;
   let last;
   for (;;) {
     try {
@@ -19,7 +22,7 @@ export async function until(probe, { what = 'the condition', seconds = 20, every
       last = error;
     }
     if (Date.now() > deadline) {
-      throw new Error(`${what}: not within ${seconds} s${last ? ` (${last.message})` : ''}`, { cause: last });
+      throw new Error(`${what}: not within ${seconds * slow} s${last ? ` (${last.message})` : ''}`, { cause: last });
     }
     await pause(everyMs);
   }
