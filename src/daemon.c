@@ -214,6 +214,8 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
                                .ready = on_store_ready,
                                .live = cd_restore_each,
                                .came = cd_restore_rest,
+                               .yield = cd_restore_yield,
+                               .displaced = cd_restore_displaced,
                                .arg = d};
 
     core->persistent = f->database.url[0] != '\0';

@@ -26,6 +26,8 @@ struct cd_job {
     cd_cmd_fn fn;
     void *arg;
     unsigned tries;
+    bool rebase;   /* the stored row is older than what was committed, or gone: */
+    uint64_t base; /* its version; 0: gone */
     struct cd_call *next_state; /* while its commit is in flight */
     struct cd_change *change;   /* the same; owned by the store */
 };
@@ -164,7 +166,7 @@ static struct cd_change *build_change(struct cd_job *j, const struct cd_call *pr
         return NULL;
     }
     ch->call = next;
-    ch->expect_version = prev ? prev->version : 0;
+    ch->expect_version = j->rebase ? j->base : prev ? prev->version : 0;
     if (!cd_change_event(ch, cd_take_seq(l), event_type, j->cmd.user,
                          event_data(next, &j->cmd, data, sizeof(data)), j->cmd.now_ms)) {
         cd_change_free(ch);
@@ -274,7 +276,82 @@ static void creation_failed(struct cd_job *j, enum cd_store_rc rc, const char *l
     free(caller);
 }
 
-/* Another daemon moved the call: take over what it wrote, decide again. */
+/* It is decided again, before all others. */
+static void put_first(struct cd_job *j)
+{
+    struct cd_live *l = j->live;
+
+    cd_call_free(j->next_state);
+    j->next_state = NULL;
+    j->next = l->jobs;
+    l->jobs = j;
+    if (!j->next)
+        l->jobs_tail = &j->next;
+    l->n_jobs++;
+}
+
+/* The call's row is not there, and another call stands where it belongs: it ends here, and what was asked
+ * is decided on that. */
+static void outdone(struct cd_job *j)
+{
+    const struct cd_cmd cmd = {.ev = CD_EV_DISPLACED, .source = CD_S_TIMER, .mx_version = 1,
+                               .now_ms = cd_wall_ms()};
+    struct cd_job *end = job_new(j->live, &cmd, NULL, NULL, NULL);
+
+    if (!end) {
+        fail_job(j, CD_E_NO_MEMORY, NULL);
+        return;
+    }
+    end->rebase = true;
+    put_first(j);
+    put_first(end);
+}
+
+/* Its end cannot be written, because something else bears its name there; it ends all the same. What it
+ * would tell the room would be about that. */
+static void end_unwritten(struct cd_job *j)
+{
+    cd_log(CD_LOG_ERROR, "flow", "call.unwritten", &(struct cd_log_ctx){.call_id = cd_live_id(j->live)},
+           "the end of a call could not be stored: its row is gone, and another one stands there");
+    while (j->change->n_outbox)
+        cd_outbox_row_done(&j->change->outbox[--j->change->n_outbox]);
+    committed(j);
+}
+
+/* Another daemon moved the call: take over what it wrote. Or the database went back in time, as after a
+ * failover or from a backup: then what was acknowledged here counts, unless the call is over there. */
+static void take_stored(struct cd_job *j, struct cd_stored_call *sc)
+{
+    struct cd_live *l = j->live;
+    bool over = cd_status_final(sc->call->status) && !cd_status_final(l->cur->status);
+
+    if (over && sc->call->version <= l->cur->version)
+        sc->call->version = l->cur->version + 1;
+    j->rebase = sc->call->version < l->cur->version;
+    j->base = sc->call->version;
+    cd_nodes_adopt(l, sc);
+    put_first(j);
+}
+
+/* The row is gone. The owner writes it anew; what others see of it ends, so that it rings for nobody. */
+static void take_absence(struct cd_job *j)
+{
+    struct cd_live *l = j->live;
+    bool guest = l->elsewhere && j->cmd.ev != CD_EV_DISPLACED;
+
+    cd_log(CD_LOG_WARN, "flow", "row.gone", &(struct cd_log_ctx){.call_id = cd_live_id(l)},
+           "the row of a running call is not in the database any more: %s",
+           l->elsewhere ? "the call ends" : "it is written anew");
+    l->elsewhere = false;
+    if (guest) {
+        outdone(j);
+        return;
+    }
+    j->rebase = true;
+    j->base = 0;
+    put_first(j);
+}
+
 static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
 {
     struct cd_job *j = arg;
@@ -282,12 +359,9 @@ static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *s
 
     l->busy = false;
     if (rc == CD_STORE_OK && sc && sc->call) {
-        cd_nodes_adopt(l, sc);
-        j->next = l->jobs;
-        l->jobs = j;
-        if (!j->next)
-            l->jobs_tail = &j->next;
-        l->n_jobs++;
+        take_stored(j, sc);
+    } else if (rc == CD_STORE_OK && !sc) {
+        take_absence(j);
     } else {
         cd_stored_call_free(sc);
         fail_job(j, CD_E_OVERLOADED, "The call could not be read back; try again.");
@@ -346,6 +420,11 @@ static void on_committed(void *arg, enum cd_store_rc rc, const char *live_call_i
     } else if (rc == CD_STORE_LOST_RACE && ++j->tries < MAX_RETRIES) {
         lost_race(j);
         return;
+    } else if (rc == CD_STORE_CALL_EXISTS || (rc == CD_STORE_LOST_RACE && j->rebase && !j->base)) {
+        if (j->cmd.ev == CD_EV_DISPLACED)
+            end_unwritten(j);
+        else
+            outdone(j);
     } else if (rc == CD_STORE_DUPLICATE) {
         struct cd_result res = {.rc = CD_OK};
         finish_job(j, &res);
@@ -484,57 +563,4 @@ void cd_flow_start_creation(void *arg)
     struct cd_call *born = j->next_state;
 
     start_commit(j, NULL, born, "initiated");
-}
-
-/* --- rows outside transitions -------------------------------------------------------------------- */
-
-struct aside {
-    struct cd_core *core;
-    struct cd_change *change;
-    struct cd_live *live;
-};
-
-static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_call_id)
-{
-    struct aside *a = arg;
-
-    (void)live_call_id;
-    bool away = rc == CD_STORE_DOWN || rc == CD_STORE_FULL;
-
-    /* a store that is away must not stop a call: sent all the same, only not through a crash */
-    for (size_t i = 0; i < a->change->n_outbox; i++)
-        a->change->outbox[i].unwritten = away;
-    if ((rc == CD_STORE_OK || away) && a->core->outbox && !a->change->elsewhere)
-        cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
-    if (rc != CD_STORE_OK)
-        cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
-               "%zu Matrix events could not be stored%s", a->change->n_outbox,
-               away ? "; a crash would lose them" : " and are not sent");
-    free(a);
-}
-
-enum cd_rc cd_write_outbox(struct cd_core *core, struct cd_live *live, struct cd_outbox_row *rows, size_t n)
-{
-    struct cd_change *ch = cd_change_new(cd_live_id(live));
-    struct aside *a = malloc(sizeof(*a));
-    bool ok = ch && a;
-
-    for (size_t i = 0; i < n; i++) {
-        struct cd_outbox_row *to = ok ? cd_change_outbox(ch) : NULL;
-        if (to) {
-            *to = rows[i];
-        } else {
-            ok = false;
-            cd_outbox_row_done(&rows[i]);
-        }
-    }
-    if (!ok) {
-        cd_change_free(ch);
-        free(a);
-        return CD_E_NO_MEMORY;
-    }
-    ch->elsewhere = live->elsewhere;
-    *a = (struct aside){core, ch, live};
-    core->store->ops->commit(core->store, ch, aside_committed, a);
-    return CD_OK;
 }

@@ -6,8 +6,10 @@
  * their order within the call stays in one place. Owns: nothing. Blocks: never. */
 #include "nodes.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "live.h"
 #include "restore.h"
@@ -99,14 +101,27 @@ void cd_nodes_adopt(struct cd_live *l, struct cd_stored_call *sc)
 
 struct reload {
     struct cd_core *core;
+    char id[CD_CALL_ID_LEN + 1];
 };
+
+/* What we have of another daemon's call has no row any more: nobody else will tell its sockets. */
+static void end_guest(struct cd_live *l)
+{
+    const struct cd_cmd cmd = {.ev = CD_EV_DISPLACED, .source = CD_S_TIMER, .mx_version = 1,
+                               .now_ms = cd_wall_ms()};
+
+    if (l && l->elsewhere && l->cur && !cd_status_final(l->cur->status))
+        cd_submit(l->core, l, &cmd, NULL, NULL, NULL);
+}
 
 static void on_reloaded(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
 {
     struct reload r = *(struct reload *)arg;
-    struct cd_live *l = sc ? cd_live_get(r.core, sc->call->id) : NULL;
+    struct cd_live *l = cd_live_get(r.core, r.id);
 
     free(arg);
+    if (rc == CD_STORE_OK && !sc)
+        end_guest(l);
     if (rc != CD_STORE_OK || !sc)
         return;
     if (l)
@@ -124,6 +139,7 @@ void cd_nodes_reload(struct cd_core *core, const char *call_id)
     if (!r)
         return;
     r->core = core;
+    snprintf(r->id, sizeof(r->id), "%s", call_id);
     core->store->ops->load_call(core->store, call_id, on_reloaded, r);
 }
 

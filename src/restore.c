@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "live.h"
 
@@ -76,4 +77,54 @@ void cd_restore_rest(void *arg)
     struct cd_core *core = arg;
 
     core->store->ops->load_live(core->store, rest_loaded, core);
+}
+
+/* --- two calls where one can be ------------------------------------------------------------------ */
+
+static void displace(struct cd_live *l, cd_cmd_fn fn, void *arg)
+{
+    const struct cd_cmd cmd = {.ev = CD_EV_DISPLACED, .source = CD_S_TIMER, .mx_version = 1,
+                               .now_ms = cd_wall_ms()};
+
+    cd_submit(l->core, l, &cmd, NULL, fn, arg);
+}
+
+struct yielding {
+    cd_spool_yield_fn fn;
+    void *arg;
+};
+
+static void on_displaced(void *arg, const struct cd_result *res)
+{
+    struct yielding y = *(struct yielding *)arg;
+
+    free(arg);
+    y.fn(y.arg, res->rc == CD_OK || res->rc == CD_E_INVALID_STATE); /* it may have ended by itself */
+}
+
+void cd_restore_yield(void *arg, struct cd_stored_call *older, cd_spool_yield_fn fn, void *fn_arg)
+{
+    struct cd_core *core = arg;
+    char id[CD_CALL_ID_LEN + 1];
+    struct yielding *y = malloc(sizeof(*y));
+    struct cd_live *l;
+
+    memcpy(id, older->call->id, sizeof(id));
+    cd_restore_one(core, older);
+    l = cd_live_get(core, id);
+    if (!y || !l) {
+        free(y);
+        fn(fn_arg, false);
+        return;
+    }
+    *y = (struct yielding){fn, fn_arg};
+    displace(l, on_displaced, y);
+}
+
+void cd_restore_displaced(void *arg, const char *call_id)
+{
+    struct cd_live *l = cd_live_get(arg, call_id);
+
+    if (l)
+        displace(l, NULL, NULL);
 }

@@ -131,6 +131,8 @@ static void spool_metrics(struct cd_buf *b, const struct cd_store_stats *st)
     cd_metric(b, "spool_oldest_seconds", "gauge", "Age of the oldest of them.", (double)(age > 0 ? age : 0) / 1000);
     cd_metric(b, "spool_replayed_total", "counter", "Changes written to the database later.",
               (double)st->spool_replayed);
+    cd_metric(b, "spool_displaced_total", "counter", "Calls that ended: another one stood in their place.",
+              (double)st->spool_displaced);
     cd_metric(b, "spool_rejected_total", "counter", "Changes that it did not take: see the file rejected.",
               (double)st->spool_rejected);
 }

@@ -65,11 +65,13 @@ static void mark_written(struct cd_mx *m, bool invite, bool answer)
     }
 }
 
-/* From here on the outbox answers for it: until its deadline, through restarts. */
+/* From here on the outbox answers for it: until its deadline, through restarts. While another daemon may
+ * have taken the call nobody knows whether it goes out; the outbox says so when it does. */
 static void add_invite(struct cd_mx_rows *rows, struct cd_live *live, const struct cd_call *c)
 {
     cd_mx_add_invite(rows, live->mx, c);
-    live->mx_state = CD_MX_SENT;
+    if (!live->cur || cd_store_may_act(live->core->store, c->id))
+        live->mx_state = CD_MX_SENT;
 }
 
 static void pump(void *arg);

@@ -140,6 +140,10 @@ static inline void kit_spool_end(void)
     rmdir(kit_spool_path);
 }
 
+/** What the spool asks of the daemon; may be NULL. */
+static void (*kit_yield)(void *arg, struct cd_stored_call *older, cd_spool_yield_fn fn, void *fn_arg);
+static void (*kit_displaced)(void *arg, const char *call_id);
+
 /** @param url  of a database that may be away. @param live  what is in memory, may be NULL */
 static inline struct cd_store *kit_open_spool(const char *url, bool offline, long max_mb,
                                               void (*live)(void *arg, cd_spool_call_fn fn, void *fn_arg))
@@ -153,6 +157,8 @@ static inline struct cd_store *kit_open_spool(const char *url, bool offline, lon
         .offline = offline,
         .ready = kit_on_done,
         .live = live,
+        .yield = kit_yield,
+        .displaced = kit_displaced,
         .arg = &d,
     };
     struct cd_err err = {0};

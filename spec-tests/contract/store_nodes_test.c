@@ -142,7 +142,7 @@ static void a_late_owner_loses_its_calls_and_finds_out(void)
     kit_load_live(s[1], &all); /* its owner is there: nobody else gets it */
     CHECK(all.rc == CD_STORE_OK && !kit_find(&all, c->id));
     kit_all_free(&all);
-    CHECK(s[0]->ops->may_act(s[0]));
+    CHECK(s[0]->ops->may_act(s[0], NULL));
     make_late(c->id);
     kit_load_live(s[1], &all);
     CHECK(all.rc == CD_STORE_OK && kit_find(&all, c->id) && !kit_find(&all, c->id)->elsewhere);
@@ -173,7 +173,7 @@ static void who_leaves_is_not_waited_for(void)
     s[0]->ops->leave(s[0], kit_on_done, &d);
     UNTIL(d.done);
     CHECK_INT(d.rc, CD_STORE_OK);
-    CHECK(!s[0]->ops->may_act(s[0]));
+    CHECK(!s[0]->ops->may_act(s[0], NULL));
     s[0]->ops->close(s[0]);
     kit_load_live(s[1], &all);
     CHECK(all.rc == CD_STORE_OK && kit_find(&all, c->id));

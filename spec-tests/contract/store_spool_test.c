@@ -12,6 +12,7 @@
 #include "store_kit.h"
 #include "store_proxy.h"
 #include "store_url.h"
+#include "store/spool_priv.h"
 
 #define CALLS 12
 
@@ -344,38 +345,77 @@ static void disk_full(void)
     forget();
 }
 
-/* While we were away somebody else called the same pair: ours cannot be written until it is over; the
- * others can, and its end stands in the tables. */
+/* While we were away another daemon took in the same Matrix call: ours cannot be written. The others can. */
 static void a_record_that_is_refused_stops_nobody(void)
 {
-    struct cd_call *rival = kit_call("!clash0:x", "@b:x", "@a:x");
-    struct cd_store *s = open_through_proxy(), *other;
+    struct cd_call *ours = kit_call("!same:x", "@a:x", "@b:x"), *rival = kit_call("!same:x", "@a:x", "@b:x");
+    struct cd_store *s = open_through_proxy(), *other = kit_open_pg(kit_url);
     struct stat st;
 
-    if (!CHECK(s))
+    if (!CHECK(s) || !CHECK(other))
         return;
+    ours->origin = rival->origin = CD_O_MATRIX;
+    CHECK(cd_set_str(&ours->matrix_call_id, "same") && cd_set_str(&rival->matrix_call_id, "same"));
     strike(REFUSED);
     until_spooling(s, true);
-    a_call_each(s, "!clash", 0, 3);
-    other = kit_open_pg(kit_url);
-    if (!CHECK(other))
-        return;
+    CHECK_INT(kit_put(s, kit_change(ours, 0)), CD_STORE_OK);
+    a_call_each(s, "!beside", 0, 3);
     CHECK_INT(kit_put(other, kit_change(rival, 0)), CD_STORE_OK);
     cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
     heal(REFUSED);
     until_spooling(s, false);
     cd_log_setup(CD_LOG_ERROR, 0);
     CHECK_INT(stats_of(s).spool_rejected, 1);
-    CHECK_INT(count("call_sessions WHERE room_id LIKE '!clash%'"), 3);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!beside%'"), 3);
+    CHECK_INT(count("call_sessions WHERE room_id = '!same:x'"), 1);
     UNTIL(fstatat(kit_spool_dir.fd, "rejected", &st, 0) == 0 && st.st_size > 16);
+    other->ops->close(other);
+    s->ops->close(s);
+    proxy_done(&P);
+    cd_call_free(ours);
+    cd_call_free(rival);
+    forget();
+}
+
+static char displaced[CD_CALL_ID_LEN + 1];
+
+static void on_displaced(void *arg, const char *call_id)
+{
+    (void)arg;
+    snprintf(displaced, sizeof displaced, "%s", call_id);
+}
+
+/* While we were away somebody else called the same pair, at another daemon: ours is over, with all that
+ * happened in it, and its daemon hears of that. */
+static void a_call_that_another_daemon_was_faster_with(void)
+{
+    struct cd_call *rival = kit_call("!clash0:x", "@b:x", "@a:x");
+    struct cd_store *s = open_through_proxy(), *other;
+
+    if (!CHECK(s))
+        return;
     strike(REFUSED);
     until_spooling(s, true);
-    memory[0]->status = CD_ENDED;
+    a_call_each(s, "!clash", 0, 3);
+    memory[0]->status = CD_ACCEPTED;
     CHECK_INT(kit_put(s, kit_change(memory[0], 1)), CD_STORE_OK);
+    other = kit_open_pg(kit_url);
+    if (!CHECK(other))
+        return;
+    CHECK_INT(kit_put(other, kit_change(rival, 0)), CD_STORE_OK);
+    displaced[0] = '\0';
     heal(REFUSED);
     until_spooling(s, false);
+    CHECK_STR(displaced, memory[0]->id);
+    CHECK_INT(stats_of(s).spool_displaced, 1);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
     CHECK_INT(count("call_sessions WHERE room_id LIKE '!clash%'"), 4);
-    CHECK_INT(stats_of(s).spool_rejected, 1);
+    CHECK_INT(count("call_sessions WHERE room_id = '!clash0:x' AND version = 2 AND status = 'ended' AND end_reason = 'replaced'"), 1);
+    CHECK_INT(count("call_events e JOIN call_sessions c ON c.id = e.call_session_id WHERE c.room_id = '!clash0:x'"), 3);
+    memory[0]->status = CD_ENDED; /* as its daemon then does */
+    CHECK_INT(kit_put(s, kit_change(memory[0], 2)), CD_STORE_OK);
+    rival->status = CD_ENDED;
+    CHECK_INT(kit_put(other, kit_change(rival, 1)), CD_STORE_OK);
     other->ops->close(other);
     s->ops->close(s);
     proxy_done(&P);
@@ -383,9 +423,101 @@ static void a_record_that_is_refused_stops_nobody(void)
     forget();
 }
 
+static struct cd_store *yielder;
+static cd_spool_yield_fn yield_fn;
+static void *yield_arg;
+
+static void on_yielded(void *arg, enum cd_store_rc rc, const char *live)
+{
+    (void)arg;
+    (void)live;
+    yield_fn(yield_arg, rc == CD_STORE_OK);
+}
+
+/* As the daemon does: it ends the older one. */
+static void on_yield(void *arg, struct cd_stored_call *older, cd_spool_yield_fn fn, void *fn_arg)
+{
+    static struct cd_call *row;
+    struct cd_change *ch;
+
+    (void)arg;
+    cd_call_free(row);
+    row = older->call;
+    older->call = NULL;
+    cd_stored_call_free(older);
+    yield_fn = fn;
+    yield_arg = fn_arg;
+    if (!yielder)
+        return;
+    row->status = CD_ENDED;
+    ch = kit_change(row, row->version);
+    yielder->ops->commit(yielder, ch, on_yielded, NULL);
+}
+
+/* A call of ours that this process did not know of: it has to end before the newer one is written. */
+static void an_older_call_of_ours_yields(void)
+{
+    struct cd_store *s = open_through_proxy();
+
+    if (!CHECK(s))
+        return;
+    a_call_each(s, "!older", 0, 2);
+    forget(); /* as a restart without the database does */
+    strike(REFUSED);
+    until_spooling(s, true);
+    yielder = s;
+    memory[0] = kit_call("!older0:x", "@b:x", "@a:x");
+    CHECK_INT(kit_put(s, kit_change(memory[0], 0)), CD_STORE_OK);
+    memory[0]->status = CD_CONNECTED;
+    CHECK_INT(kit_put(s, kit_change(memory[0], 1)), CD_STORE_OK);
+    heal(REFUSED);
+    until_spooling(s, false);
+    yielder = NULL;
+    CHECK_INT(stats_of(s).spool_displaced, 1);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    CHECK_INT(count("call_sessions WHERE room_id = '!older0:x' AND status = 'ended'"), 1);
+    CHECK_INT(count("call_sessions WHERE room_id = '!older0:x' AND status = 'connected'"), 1);
+    CHECK_INT(count("call_sessions WHERE room_id = '!older1:x' AND status = 'ringing'"), 1);
+    s->ops->close(s);
+    proxy_done(&P);
+    forget();
+}
+
+/* Only what the database never heard of is certainly ours alone. */
+static void who_may_act_while_it_is_away(void)
+{
+    struct cd_store *s = open_through_proxy(), *peer;
+
+    if (!CHECK(s))
+        return;
+    a_call_each(s, "!act", 0, 1);
+    peer = kit_open_pg(kit_url);
+    if (!CHECK(peer))
+        return;
+    UNTIL(stats_of(s).peers > 0);
+    strike(HUNG);
+    until_spooling(s, true);
+    a_call_each(s, "!act", 1, 2);
+    CHECK(s->ops->may_act(s, memory[0]->id));
+    pg_of(spool_of(s)->pg)->lease.renewed_ms -= 25000; /* as if so much time had gone by */
+    CHECK(!s->ops->may_act(s, memory[0]->id)); /* the other may have claimed it */
+    CHECK(s->ops->may_act(s, memory[1]->id));
+    CHECK(!s->ops->may_act(s, NULL));
+    heal(HUNG);
+    until_spooling(s, false);
+    UNTIL(s->ops->may_act(s, memory[0]->id));
+    CHECK(s->ops->may_act(s, memory[1]->id));
+    peer->ops->close(peer);
+    s->ops->close(s);
+    proxy_done(&P);
+    forget();
+}
+
 static void all(void)
 {
     kit_spool_begin();
+    kit_yield = on_yield;
+    kit_displaced = on_displaced;
     TAP_RUN(refused);
     TAP_RUN(reset);
     TAP_RUN(hung);
@@ -393,6 +525,9 @@ static void all(void)
     TAP_RUN(full);
     TAP_RUN(disk_full);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
+    TAP_RUN(a_call_that_another_daemon_was_faster_with);
+    TAP_RUN(an_older_call_of_ours_yields);
+    TAP_RUN(who_may_act_while_it_is_away);
     kit_spool_end();
 }
 

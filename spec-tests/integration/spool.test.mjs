@@ -81,15 +81,9 @@ const faults = {
   'connections reset, new ones get no answer': { strike: () => proxy.hang(),
     heal: async () => { await proxy.cut(); await proxy.restore(); } },
   'hung (SIGSTOP)': {
-    strike: () => { signalAll('SIGSTOP'); },
-    heal: () => { signalAll('SIGCONT'); } },
+    strike: () => { database.signalAll('SIGSTOP'); },
+    heal: () => { database.signalAll('SIGCONT'); } },
 };
-
-/** The server and its backends. */
-function signalAll(signal) {
-  const children = readFileSync(`/proc/${database.pid}/task/${database.pid}/children`, 'utf8').trim().split(' ');
-  for (const pid of [database.pid, ...children.map(Number)]) process.kill(pid, signal);
-}
 
 for (const [name, { strike, heal }] of Object.entries(faults)) {
   test(`PostgreSQL ${name} in mid-call: calls go on, and it gets everything afterwards`, limit, async (t) => {

@@ -68,6 +68,12 @@ class OwnPostgres {
     process.kill(this.pid, name);
   }
 
+  /** To the server and its backends. */
+  signalAll(name) {
+    const children = readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, 'utf8').trim().split(' ');
+    for (const pid of [this.pid, ...children.map(Number)]) process.kill(pid, name);
+  }
+
   /** As a crash of the machine would: no goodbye, no checkpoint. */
   async kill(signal = 'SIGQUIT') {
     const ended = once(this.child, 'exit');

@@ -76,6 +76,7 @@ static const struct row rows[] = {
     {CD_EV_SELECT_OURS, BOB, "x", "x", "x", "x", "x"},
     {CD_EV_SELECT_OTHER, ALICE, ".", "M", "M", ".", "."},
     {CD_EV_GLARE_LOST, NULL, "canceled:replaced", ".", ".", ".", "."},
+    {CD_EV_DISPLACED, NULL, "canceled:replaced", "ended:replaced", "ended:replaced", ".", "."},
     {CD_EV_UNATTENDED, NULL, ".", "failed:peer_lost", ".", ".", "."},
     {CD_EV_MAX_MINUTES, NULL, ".", "ended:max_duration", "ended:max_duration", ".", "."},
     {CD_EV_ADMIN_END, NULL, "canceled:kicked", "ended:kicked", "ended:kicked", "=", "="},

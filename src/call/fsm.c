@@ -25,6 +25,7 @@ enum action {
     CONFIRM,
     OUST,
     REPLACE,
+    YIELD,
     EXPIRE,
     KICK_RING,
     KICK,
@@ -218,6 +219,8 @@ static bool apply(struct cd_call *c, const struct cd_cmd *cmd, enum action act, 
     case REPLACE:
         *event = "replaced";
         return finish(c, cmd, CD_CANCELED, CD_R_REPLACED);
+    case YIELD:
+        return finish(c, cmd, CD_ENDED, CD_R_REPLACED);
     case EXPIRE:
         return finish(c, cmd, CD_ENDED, CD_R_MAX_DURATION);
     case KICK_RING:
@@ -263,6 +266,7 @@ static bool permitted(const struct cd_call *c, const struct cd_cmd *cmd)
         return is_caller(c, cmd->user);
     case CD_EV_RING_TIMEOUT:
     case CD_EV_GLARE_LOST:
+    case CD_EV_DISPLACED:
     case CD_EV_UNATTENDED:
     case CD_EV_MAX_MINUTES:
     case CD_EV_ADMIN_END:

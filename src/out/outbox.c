@@ -17,7 +17,6 @@
 #define USERS_AT_ONCE 8
 #define ROWS_MAX 20000
 #define ANSWER_GRACE_MS 10000
-#define LEASE_AGAIN_MS 1000
 #define LONGEST_SLEEP_MS 60000 /* the wall clock may have jumped meanwhile */
 
 /* --- queues of users ---------------------------------------------------------------------- */
@@ -211,11 +210,6 @@ static void look_at(struct cd_outbox *o, struct cd_ob_user *u)
         if (!u->queued)
             queue_push(&o->starved, u);
         it = NULL;
-    }
-    if (it && !cd_store_may_act(o->store)) { /* it may be another daemon's by now */
-        it = NULL;
-        if (wake_at > wall + LEASE_AGAIN_MS)
-            wake_at = wall + LEASE_AGAIN_MS;
     }
     p = it ? usable_token(o, u) : NULL;
     if (p)

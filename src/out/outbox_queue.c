@@ -9,6 +9,7 @@
 
 #include "out/outbox_int.h"
 
+#define LEASE_AGAIN_MS 1000
 #define BATCH_BYTES 40960
 
 /* --- in and out --------------------------------------------------------------------------- */
@@ -277,7 +278,10 @@ struct cd_ob_item *cd_ob_choose(const struct cd_ob_user *u, int64_t wall_ms, int
             if (it->row.not_before < *wake_at)
                 *wake_at = it->row.not_before;
         } else if ((!best || better(it, best)) && may_go(it)) {
-            best = it;
+            if (cd_store_may_act(u->outbox->store, it->row.call_id))
+                best = it;
+            else if (*wake_at > wall_ms + LEASE_AGAIN_MS) /* it may be another daemon's by now */
+                *wake_at = wall_ms + LEASE_AGAIN_MS;
         }
     }
     return best;

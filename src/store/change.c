@@ -301,9 +301,9 @@ struct cd_idem_row *cd_idem_row_copy(const struct cd_idem_row *r)
     return NULL;
 }
 
-bool cd_store_may_act(const struct cd_store *s)
+bool cd_store_may_act(const struct cd_store *s, const char *call_id)
 {
-    return !s->ops->may_act || s->ops->may_act(s);
+    return !s->ops->may_act || s->ops->may_act(s, call_id);
 }
 
 bool cd_call_holds_active(const struct cd_call *c)

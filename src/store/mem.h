@@ -33,6 +33,7 @@ struct mem_call {
     size_t n_outbox;
     struct mem_call *ended_next; /* in the order they ended */
     bool ended;
+    bool unshared; /* no other daemon can know of it: spool.c */
 };
 
 /** Hashes of event ids, oldest forgotten first. */

@@ -228,7 +228,7 @@ void pg_take_claim(struct pg_store *s, const PGresult *res);
 void pg_take_peers(struct pg_store *s, const PGresult *res);
 void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg);
 void pg_watch(struct cd_store *b, const struct cd_store_watch *w, void *arg);
-bool pg_may_act(const struct cd_store *b);
+bool pg_may_act(const struct cd_store *b, const char *call_id);
 void pg_leave(struct cd_store *b, cd_done_fn fn, void *arg);
 
 #endif

@@ -74,13 +74,14 @@ void pg_lease_tick(struct pg_store *s, int64_t now)
     }
 }
 
-bool pg_may_act(const struct cd_store *b)
+bool pg_may_act(const struct cd_store *b, const char *call_id)
 {
     const struct pg_store *s = (const struct pg_store *)(const void *)b;
     const struct pg_lease *l = &s->lease;
     int64_t now = cd_mono_ms();
     bool alone_and_away = s->phase == PG_DOWN && !l->peers; /* a lost database must not stop calls */
 
+    (void)call_id;
     if (l->left || now - l->ticked_ms > STALL_MS)
         return false;
     if (l->stalled && !alone_and_away)

@@ -366,12 +366,13 @@ static void idem_row(struct cd_pg_rows *r, const struct cd_idem_row *i)
 void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch, const char *owner)
 {
     const struct cd_call *c = ch->call;
+    bool newborn = c && !ch->expect_version && c->version == 1; /* not one whose row got lost */
 
     if (s == CD_PG_UPDATE && c && ch->expect_version) {
         update_row(r, c, ch->expect_version, owner);
     } else if (s == CD_PG_INSERT && c && !ch->expect_version) {
         insert_row(r, c, owner);
-    } else if (s == (ch->expect_version ? CD_PG_PARTICIPANT_SET : CD_PG_PARTICIPANT) && c) {
+    } else if (s == (newborn ? CD_PG_PARTICIPANT : CD_PG_PARTICIPANT_SET) && c) {
         participant_rows(r, c);
     } else if (s == CD_PG_EVENT) {
         event_rows(r, ch);

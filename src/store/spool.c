@@ -61,6 +61,31 @@ static const struct cd_call *known(const struct spool_store *s, const char *call
     return m ? m->call : NULL;
 }
 
+/* No other daemon can have claimed what no database ever heard of. */
+static void note_birth(struct spool_store *s, const struct cd_change *ch)
+{
+    struct mem_call *m = ch && ch->call && !ch->expect_version && !s->taking_back
+                             ? cd_map_get(&s->shadow->calls, cd_str_of(ch->call_id)) : NULL;
+
+    if (m)
+        m->unshared = true;
+}
+
+static bool is_unshared(const struct spool_store *s, const char *call_id)
+{
+    const struct mem_call *m = s->shadow && call_id ? cd_map_get(&s->shadow->calls, cd_str_of(call_id)) : NULL;
+
+    return m && m->unshared;
+}
+
+void spool_known_outside(struct spool_store *s, const char *call_id)
+{
+    struct mem_call *m = s->shadow ? cd_map_get(&s->shadow->calls, cd_str_of(call_id)) : NULL;
+
+    if (m)
+        m->unshared = false;
+}
+
 static void seed(void *arg, const struct cd_call *c)
 {
     struct spool_store *s = arg;
@@ -201,6 +226,7 @@ static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, 
         mem_write(s->shadow, op->change, &plan);
     else
         apply_small(s, op);
+    note_birth(s, op->change);
     mem_hash_add(&s->shadow->seen, seen);
     return true;
 }
@@ -248,6 +274,8 @@ static void take(void *arg, struct pg_op *op)
 
     if (op->kind == PG_OP_PURGE)
         pg_op_free(op); /* in an hour again */
+    else if (op->change && op->change->call && s->replay && strcmp(op->change->call_id, s->yielding) == 0)
+        pg_put(pg_of(s->pg), op); /* what is spooled waits for this one */
     else if (s->mode == SPOOL_LAST)
         hold(s, op);
     else if (op->kind == PG_OP_FLUSH && !spool_log_busy(s->log))
@@ -300,6 +328,7 @@ static void take_back(struct spool_store *s, bool replaying)
     size_t n = 0;
 
     pg_of(s->pg)->divert = true;
+    s->taking_back = true;
     for (; op; op = next, n++) {
         next = op->next;
         op->next = NULL;
@@ -310,6 +339,7 @@ static void take_back(struct spool_store *s, bool replaying)
             take(s, op);
         }
     }
+    s->taking_back = false;
     if (!replaying)
         cd_log(CD_LOG_INFO, "spool", "spool.taken", NULL, "%zu operations under way were taken over", n);
 }
@@ -320,6 +350,7 @@ void spool_leave(struct spool_store *s, const char *why)
     bool starting = s->mode == SPOOL_START;
 
     s->up = false;
+    s->yielding[0] = '\0';
     if (s->mode == SPOOL_AWAY)
         return;
     if (replaying) {
@@ -355,6 +386,14 @@ void spool_leave(struct spool_store *s, const char *why)
         spool_replay_failed(s);
     if (starting)
         tell_ready(s);
+}
+
+void spool_begin_without(struct spool_store *s)
+{
+    cd_log(CD_LOG_WARN, "spool", "degraded.begin", NULL,
+           "a call in PostgreSQL stands where one of the spool belongs: it is ended when all is begun");
+    spool_leave(s, "it has to wait");
+    tell_ready(s);
 }
 
 static void put(void *arg, struct pg_op *op)
@@ -654,6 +693,7 @@ static void stats(const struct cd_store *b, struct cd_store_stats *out)
     out->spool_oldest_at = st.oldest_at;
     out->spool_replayed = s->replayed;
     out->spool_rejected = s->rejected;
+    out->spool_displaced = s->displaced;
 }
 
 static void close_store(struct cd_store *b)
@@ -692,9 +732,11 @@ static void watch_others(struct cd_store *b, const struct cd_store_watch *w, voi
     pg_watch(spool_of(b)->pg, w, arg);
 }
 
-static bool may_act(const struct cd_store *b)
+static bool may_act(const struct cd_store *b, const char *call_id)
 {
-    return pg_may_act(((const struct spool_store *)(const void *)b)->pg);
+    const struct spool_store *s = (const struct spool_store *)(const void *)b;
+
+    return is_unshared(s, call_id) || pg_may_act(s->pg, call_id);
 }
 
 static void leave_others(struct cd_store *b, cd_done_fn fn, void *arg)

@@ -39,6 +39,7 @@ struct spool_store {
     bool unloaded;  /* load_live was answered from the files */
     bool was_full;
     bool unseeded;           /* a call found no memory in the shadow */
+    bool taking_back; /* what the database may have got before it went away */
     unsigned failures;        /* of replays, in a row */
     struct cd_timer timer;
     struct pg_op *held, **held_end; /* SPOOL_LAST: submitted meanwhile */
@@ -46,6 +47,8 @@ struct spool_store {
     int64_t since_ms;         /* monotonic: since when degraded */
     struct cd_store_stats stats; /* of what was done here */
     uint64_t spooled, replayed, rejected; /* records; since start */
+    uint64_t displaced; /* calls; since start */
+    char yielding[CD_CALL_ID_LEN + 1]; /* the call that is being ended to make room: it is in the database */
     uint64_t spooled_at, replayed_at, rejected_at; /* the same when degraded mode began */
 };
 
@@ -57,6 +60,10 @@ static inline struct spool_store *spool_of(struct cd_store *s)
 /* spool.c */
 /** The database does not answer: from now on without it. Takes back what it holds. */
 void spool_leave(struct spool_store *s, const char *why);
+/** From now on the database may hold this call. */
+void spool_known_outside(struct spool_store *s, const char *call_id);
+/** A replay met what only the rest of the daemon can solve, and that waits for us: begin with the files. */
+void spool_begin_without(struct spool_store *s);
 /** All is written: normal mode. */
 void spool_return(struct spool_store *s);
 /** The replay did not get through: again after a while. */

@@ -6,10 +6,13 @@
  * State: a wave of records that touch different things; each is written, looked up when it was refused,
  * and written again as it fits. Owns: the wave. Blocks: never. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "call/fsm.h"
 #include "store/spool_priv.h"
 
 #define WAVE_MAX 128
@@ -26,6 +29,7 @@ struct item {
     enum item_state state;
     enum cd_store_rc rc;
     char sqlstate[6];
+    char rival[CD_CALL_ID_LEN + 1]; /* the call that stands in its place */
     unsigned tries;
 };
 
@@ -129,8 +133,10 @@ static void answered(struct item *it, enum cd_store_rc rc)
 
 static void on_commit(void *arg, enum cd_store_rc rc, const char *live)
 {
-    (void)live;
-    answered(arg, rc);
+    struct item *it = arg;
+
+    snprintf(it->rival, sizeof it->rival, "%s", rc == CD_STORE_CALL_EXISTS && live ? live : "");
+    answered(it, rc);
 }
 
 static void on_done(void *arg, enum cd_store_rc rc)
@@ -142,6 +148,8 @@ static void send(struct item *it)
 {
     struct pg_op *op = it->rec.op;
 
+    if (op->change)
+        spool_known_outside(it->replay->store, op->change->call_id);
     op->arg = it;
     if (op->kind == PG_OP_CHANGE || op->kind == PG_OP_SEEN)
         op->commit_fn = on_commit;
@@ -205,7 +213,8 @@ static void reject(struct item *it, const char *why)
     const struct cd_call *c = it->rec.row;
 
     cd_log(CD_LOG_ERROR, "spool", "spool.rejected", &(struct cd_log_ctx){.call_id = c ? c->id : NULL},
-           "PostgreSQL does not take a record of the spool: %s%s%s; it is kept in the file rejected", why,
+           "PostgreSQL does not take a record of the spool: %s%s%s; it is kept in database.spool_dir,"
+           " file rejected", why,
            it->sqlstate[0] ? ", " : "", it->sqlstate);
     spool_log_reject(s->log, it->replay->bytes + it->at, it->n);
     s->rejected++;
@@ -249,11 +258,39 @@ static const char *why_not(enum cd_store_rc rc)
                                       : "an error that does not pass";
 }
 
+/* What has ended does not begin again: the rest of such a record is kept. @return false: out of memory */
+static bool write_as_ended(struct item *it)
+{
+    const struct cd_cmd cmd = {.ev = CD_EV_DISPLACED, .source = CD_S_TIMER, .mx_version = 1,
+                               .now_ms = cd_wall_ms()};
+    struct cd_call *row = it->rec.row;
+    struct cd_decision d = {0};
+
+    if (cd_status_final(row->status))
+        return true;
+    d = cd_fsm_decide(row, &cmd);
+    if (d.verdict != CD_V_MOVED)
+        return false;
+    d.next->version = row->version;
+    it->rec.row = d.next;
+    it->rec.op->change->call = d.next;
+    it->rec.op->change->drop_signals = true;
+    cd_call_free(row);
+    return true;
+}
+
 /* Write the row over what is there, which is older or not the end that we told everybody of. */
 static void fit(struct item *it, const struct cd_stored_call *sc)
 {
+    bool ended = sc && cd_status_final(sc->call->status);
     struct cd_change *ch = it->rec.op->change;
-    struct cd_call *row = it->rec.row;
+    struct cd_call *row;
+
+    if (ended && !write_as_ended(it)) {
+        it->state = IT_DOWN;
+        return;
+    }
+    row = it->rec.row;
 
     strip(ch);
     if (!ch->call && row)
@@ -262,6 +299,115 @@ static void fit(struct item *it, const struct cd_stored_call *sc)
     if (sc && row->version <= sc->call->version)
         row->version = sc->call->version + 1;
     send(it);
+}
+
+/* --- another call where it belongs ---------------------------------------------------------------
+ * Two calls of the same people in one room: one was stored, the other one was begun while the database was
+ * away, by a daemon that did not know of the first. If the first is ours, it was not in memory and nobody
+ * attended it; its people are in the newer one. Otherwise somebody attends it elsewhere. Either way one of
+ * them ends as calls end: for everybody, once, and in the room. */
+
+/* @return false: given up meanwhile, and maybe freed */
+static bool is_wanted(struct item *it)
+{
+    struct spool_replay *r = it->replay;
+
+    r->open--;
+    if (r->store)
+        return true;
+    if (r->open == 0)
+        replay_free(r);
+    return false;
+}
+
+static const struct cd_call *as_spooled(const struct item *it)
+{
+    const struct spool_store *s = it->replay->store;
+    const struct mem_call *m = s->shadow ? cd_map_get(&s->shadow->calls, cd_str_of(it->rec.row->id)) : NULL;
+
+    return m ? m->call : it->rec.row;
+}
+
+static void lose(struct item *it)
+{
+    struct spool_store *s = it->replay->store;
+    const char *id = it->rec.row->id;
+
+    if (!cd_status_final(as_spooled(it)->status)) {
+        cd_log(CD_LOG_WARN, "spool", "spool.displaced", &(struct cd_log_ctx){.call_id = id},
+               "it was begun without PostgreSQL, where call %s runs in its place: it ends", it->rival);
+        s->displaced++;
+        if (s->conf.displaced)
+            s->conf.displaced(s->conf.arg, id);
+    }
+    if (write_as_ended(it))
+        send(it);
+    else
+        it->state = IT_DOWN;
+}
+
+static void on_yielded(void *arg, bool ended)
+{
+    struct item *it = arg;
+
+    if (!is_wanted(it))
+        return;
+    it->replay->store->yielding[0] = '\0';
+    if (ended) {
+        send(it);
+        return;
+    }
+    it->state = IT_DOWN;
+    wave_done(it->replay);
+}
+
+static bool is_newer(const struct item *it, const struct cd_stored_call *rival)
+{
+    return !rival->elsewhere && rival->call->initiated_at <= it->rec.row->initiated_at &&
+           !cd_status_final(as_spooled(it)->status);
+}
+
+static void on_rival(void *arg, enum cd_store_rc rc, struct cd_stored_call *rival)
+{
+    struct item *it = arg;
+    struct spool_store *s = it->replay->store;
+
+    if (!is_wanted(it)) {
+        cd_stored_call_free(rival);
+        return;
+    }
+    if (rc != CD_STORE_OK) {
+        it->state = IT_DOWN;
+    } else if (!rival || cd_status_final(rival->call->status)) {
+        send(it);
+    } else if (!is_newer(it, rival)) {
+        lose(it);
+    } else if (s->conf.ready) { /* its modules have not begun */
+        cd_stored_call_free(rival);
+        spool_begin_without(s);
+        return;
+    } else if (s->conf.yield) {
+        cd_log(CD_LOG_WARN, "spool", "spool.yields", &(struct cd_log_ctx){.call_id = rival->call->id},
+               "call %s was begun in its place without PostgreSQL: it ends", it->rec.row->id);
+        s->displaced++;
+        snprintf(s->yielding, sizeof s->yielding, "%s", rival->call->id);
+        it->replay->open++;
+        s->conf.yield(s->conf.arg, rival, on_yielded, it);
+        return;
+    } else {
+        lose(it);
+    }
+    cd_stored_call_free(rival);
+    if (it->state == IT_DOWN)
+        wave_done(it->replay);
+}
+
+static void meet_rival(struct item *it)
+{
+    struct cd_store *pg = it->replay->store->pg;
+
+    it->replay->open++;
+    pg->ops->load_call(pg, it->rival, on_rival, it);
 }
 
 static void on_looked_up(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
@@ -280,7 +426,11 @@ static void on_looked_up(void *arg, enum cd_store_rc rc, struct cd_stored_call *
         it->state = IT_DOWN;
     else if (is_in(sc, it->rec.op->change))
         it->state = IT_DONE;
-    else if (it->rec.row && it->tries++ < TRIES_MAX && it->rc != CD_STORE_CALL_EXISTS)
+    else if (it->rec.row && !sc && it->rc == CD_STORE_CALL_EXISTS && it->tries++ < TRIES_MAX)
+        meet_rival(it);
+    else if (it->rec.row && !sc && it->rc == CD_STORE_CALL_EXISTS)
+        lose(it);
+    else if (it->rec.row && it->tries++ < TRIES_MAX)
         fit(it, sc);
     else
         reject(it, it->rec.row ? why_not(it->rc) : "its call is not there");

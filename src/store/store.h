@@ -165,6 +165,7 @@ struct cd_store_stats {
     uint64_t spool_bytes, spool_records;      /* not yet in the database */
     int64_t spool_oldest_at;                  /* wall ms of the oldest of them, 0: none */
     uint64_t spool_replayed, spool_rejected;  /* records, since start */
+    uint64_t spool_displaced; /* calls that ended because another one stood in their place, since start */
     uint64_t expired_rows; /* deleted because they were older than they are kept */
     uint64_t calls_taken; /* from daemons that are gone */
     unsigned peers;       /* other daemons on this database */
@@ -210,7 +211,7 @@ struct cd_store_ops {
     /* Only where several daemons may share a store, else NULL; ask by the functions below. */
     /** @param w  copied */
     void (*watch)(struct cd_store *s, const struct cd_store_watch *w, void *arg);
-    bool (*may_act)(const struct cd_store *s);
+    bool (*may_act)(const struct cd_store *s, const char *call_id);
     /** For good: other daemons take our calls over at once. */
     void (*leave)(struct cd_store *s, cd_done_fn fn, void *arg);
 };
@@ -220,8 +221,8 @@ struct cd_store {
     const struct cd_store_ops *ops;
 };
 
-/** May timers and outbox rows still be acted upon? Not once other daemons may believe us dead. */
-bool cd_store_may_act(const struct cd_store *s);
+/** May outbox rows of that call still be sent? Not once other daemons may believe us dead and have taken it. */
+bool cd_store_may_act(const struct cd_store *s, const char *call_id);
 
 /** The memory store: calls of this process only. */
 struct cd_store *cd_store_mem_open(struct cd_loop *loop);
