@@ -423,6 +423,7 @@ static void a_call_that_another_daemon_was_faster_with(void)
     forget();
 }
 
+<<<<<<< HEAD
 static struct cd_store *yielder;
 static cd_spool_yield_fn yield_fn;
 static void *yield_arg;
@@ -511,6 +512,91 @@ static void who_may_act_while_it_is_away(void)
     s->ops->close(s);
     proxy_done(&P);
     forget();
+=======
+/* @return a call that runs, started under @p key, or NULL */
+static struct cd_call *start_under(struct cd_store *s, const char *room, const char *key, enum cd_store_rc rc)
+{
+    struct cd_call *c = kit_call(room, "@a:x", "@b:x");
+    struct cd_change *ch = kit_change(c, 0);
+    char response[64];
+
+    snprintf(response, sizeof response, "{\"started\": \"%s\"}", room);
+    kit_idem(ch, "@a:x", key, 201, response, cd_wall_ms());
+    if (CHECK_INT(kit_put(s, ch), rc) && rc == CD_STORE_OK)
+        return c;
+    cd_call_free(c);
+    return NULL;
+}
+
+static void is_kept(struct cd_store *s, const char *key, const struct cd_call *c)
+{
+    const struct cd_idem_row *row = kit_idem_get(s, "@a:x", key);
+
+    if (CHECK(row) && CHECK(c)) {
+        CHECK_INT(row->status, 201);
+        CHECK_STR(row->call_id, c->id);
+        CHECK(strstr(row->response, c->room_id) != NULL);
+        CHECK(memcmp(row->request_hash, kit_hash_of("request"), 16) == 0);
+    }
+}
+
+/* When the database goes away clients repeat what they have sent: what was answered under a key just
+ * before, or asked about, is known; and what was answered meanwhile is known at the next time. */
+static void keys_outlive_the_database(void)
+{
+    struct cd_store *s = open_through_proxy();
+    struct cd_call *live, *over, *away, *fresh;
+    char sql[512];
+
+    if (!CHECK(s))
+        return;
+    live = start_under(s, "!keys1:x", "live", CD_STORE_OK);
+    over = start_under(s, "!keys2:x", "over", CD_STORE_OK);
+    if (!CHECK(live && over))
+        return;
+    over->status = CD_ENDED;
+    CHECK_INT(kit_put(s, kit_change(over, 1)), CD_STORE_OK);
+    snprintf(sql, sizeof sql, "INSERT INTO %s.idempotency_keys (user_id, key, request_hash, status, response,"
+             " call_session_id, created_at)"
+             " VALUES ('@c:x', 'theirs', decode('%032d', 'hex'), 200, '{}', '', now()),"
+             " ('@c:x', 'unasked', decode('%032d', 'hex'), 200, '{}', '', now())", kit_schema, 0, 0);
+    free(kit_sql(sql));
+    CHECK(kit_idem_get(s, "@c:x", "theirs")); /* another daemon's */
+
+    strike(HUNG);
+    until_spooling(s, true);
+    is_kept(s, "live", live);
+    is_kept(s, "over", over);
+    CHECK(kit_idem_get(s, "@c:x", "theirs"));
+    CHECK(!kit_idem_get(s, "@b:x", "live")); /* keys belong to their user */
+    CHECK(!kit_idem_get(s, "@c:x", "unasked")); /* nobody here has seen it: as a new one */
+    start_under(s, "!keys3:x", "over", CD_STORE_LOST_RACE);
+    away = start_under(s, "!keys4:x", "away", CD_STORE_OK);
+    is_kept(s, "away", away);
+    heal(HUNG);
+    until_spooling(s, false);
+    is_kept(s, "live", live);
+    is_kept(s, "away", away);
+    fresh = start_under(s, "!keys5:x", "fresh", CD_STORE_OK);
+
+    strike(REFUSED);
+    until_spooling(s, true);
+    is_kept(s, "live", live);
+    is_kept(s, "away", away);
+    is_kept(s, "fresh", fresh);
+    start_under(s, "!keys6:x", "away", CD_STORE_LOST_RACE);
+    heal(REFUSED);
+    until_spooling(s, false);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!keys%'"), 4);
+    CHECK_INT(count("idempotency_keys WHERE key IN ('live', 'over', 'away', 'fresh')"), 4);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    s->ops->close(s);
+    proxy_done(&P);
+    cd_call_free(live);
+    cd_call_free(over);
+    cd_call_free(away);
+    cd_call_free(fresh);
+>>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
 }
 
 static void all(void)
@@ -525,9 +611,13 @@ static void all(void)
     TAP_RUN(full);
     TAP_RUN(disk_full);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
+<<<<<<< HEAD
     TAP_RUN(a_call_that_another_daemon_was_faster_with);
     TAP_RUN(an_older_call_of_ours_yields);
     TAP_RUN(who_may_act_while_it_is_away);
+=======
+    TAP_RUN(keys_outlive_the_database);
+>>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
     kit_spool_end();
 }
 

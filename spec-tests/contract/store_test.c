@@ -5,6 +5,9 @@
 
 #include <stdlib.h>
 
+#include "base/budget.h"
+#include "store/mem.h"
+
 #include "store_await.h"
 #include "store_kit.h"
 
@@ -266,6 +269,30 @@ static void an_old_idempotency_key_is_forgotten(void)
     CHECK_INT(kit_put(S, ch), CD_STORE_OK);
     CHECK(!kit_idem_get(S, "@a:x", "old"));
     cd_call_free(c);
+}
+
+static void answer_under(const char *user, size_t key)
+{
+    struct cd_change *ch = cd_change_new("zkeys");
+    char name[32];
+
+    snprintf(name, sizeof name, "many%zu", key);
+    kit_idem(ch, user, name, 200, "{}", cd_wall_ms());
+    CHECK(ch->idem && kit_put(S, ch) == CD_STORE_OK);
+}
+
+/* In memory they have to stop somewhere, are counted, and one user's many push out nobody else's. */
+static void keys_in_memory_are_bounded(void)
+{
+    size_t before = cd_budget_used_by(CD_BUDGET_KEYS);
+
+    answer_under("@quiet:x", 0);
+    for (size_t i = 0; i <= MEM_KEYS_A_USER; i++)
+        answer_under("@loud:x", i);
+    CHECK(!kit_idem_get(S, "@loud:x", "many0"));
+    CHECK(kit_idem_get(S, "@loud:x", "many1"));
+    CHECK(kit_idem_get(S, "@quiet:x", "many0"));
+    CHECK(cd_budget_used_by(CD_BUDGET_KEYS) > before + MEM_KEYS_A_USER * sizeof(struct cd_idem_row));
 }
 
 static void events_signals_and_outbox_come_back(void)
@@ -786,6 +813,8 @@ static void contract(void)
     TAP_RUN(a_matrix_event_applies_once);
     TAP_RUN(an_idempotency_key_counts_once);
     TAP_RUN(an_old_idempotency_key_is_forgotten);
+    if (strcmp(kit_name, "memory") == 0)
+        TAP_RUN(keys_in_memory_are_bounded);
     TAP_RUN(events_signals_and_outbox_come_back);
     TAP_RUN(what_has_no_text_is_refused);
     TAP_RUN(signals_live_as_long_as_their_call);

@@ -7,7 +7,7 @@ TARGETS ?= $(patsubst $(TOP)/spec-tests/fuzz/%.c,%,$(wildcard $(TOP)/spec-tests/
 
 SOURCES := $(wildcard $(TOP)/src/base/*.c $(TOP)/src/call/*.c $(TOP)/src/conf*.c) \
 	$(addprefix $(TOP)/src/in/,as_event.c as_scan.c classify.c cors.c proxy.c router.c session_token.c sio_packet.c) \
-	$(addprefix $(TOP)/src/store/,change.c later.c mem.c mem_kv.c spool_file.c spool_rec.c) \
+	$(addprefix $(TOP)/src/store/,change.c keys.c later.c mem.c mem_apply.c mem_kv.c spool_file.c spool_rec.c) \
 	$(TOP)/src/registration_read.c \
 	$(TOP)/modules/calls/input.c \
 	$(addprefix $(TOP)/modules/matrix/,content.c event.c sdp.c)

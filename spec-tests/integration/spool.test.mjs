@@ -85,6 +85,59 @@ const faults = {
     heal: () => { database.signalAll('SIGCONT'); } },
 };
 
+<<<<<<< HEAD
+=======
+/** The server and its backends. */
+function signalAll(signal) {
+  const children = readFileSync(`/proc/${database.pid}/task/${database.pid}/children`, 'utf8').trim().split(' ');
+  for (const pid of [database.pid, ...children.map(Number)]) process.kill(pid, signal);
+}
+
+test('what was answered under an Idempotency-Key before PostgreSQL hung is the answer while it does', limit, async (t) => {
+  const [pair, other] = await Promise.all([stack.newPair(), stack.newPair()]);
+  const key = (text) => ({ headers: { 'Idempotency-Key': `${text} ${pair.roomId}` } });
+  const as = stack.as(pair.caller);
+  const start = ['/api/calls/initiate', { roomId: pair.roomId }];
+  const ended = (await as.post(...start, key('first'))).body;
+  assert.equal((await as.post(`/api/calls/${ended.callId}/end`, {}, key('end'))).status, 200);
+  const { callId } = (await as.post(...start, key('second'))).body;
+  await post(pair.callee, `/api/calls/${callId}/answer`, {});
+  const toggle = [`/api/calls/${callId}/toggle-audio`, {}, key('toggle')];
+  const muted = (await as.post(...toggle)).body;
+  assert.equal(muted.audioEnabled, false);
+
+  const fault = faults['hung (SIGSTOP)'];
+  let away = false;
+  t.after(() => away && fault.heal());
+  fault.strike();
+  away = true;
+  await initiate(other);
+  assert.deepEqual((await ready()).degraded, ['postgresql'], 'the fault did happen');
+  assert.deepEqual((await as.post(...toggle)).body, muted);
+  assert.equal((await as.get(`/api/calls/${callId}`)).body.participants
+    .find(({ userId }) => userId === pair.caller.userId).audioEnabled, false, 'it was not switched again');
+  const differs = await as.post(toggle[0], { enabled: true }, key('toggle'));
+  assert.deepEqual([differs.status, differs.body.errcode], [422, 'ORG.CALLD.IDEMPOTENCY_MISMATCH']);
+  for (const [name, id] of [['first', ended.callId], ['second', callId]]) {
+    const again = await as.post(...start, key(name));
+    assert.deepEqual([again.status, again.body.callId], [201, id], name);
+  }
+  assert.equal((await as.post(`/api/calls/${callId}/end`, {}, key('last'))).status, 200);
+  const third = await as.post(...start, key('third'));
+  assert.equal(third.status, 201);
+
+  away = false;
+  fault.heal();
+  await untilDegraded([]);
+  for (const [name, id] of [['first', ended.callId], ['second', callId], ['third', third.body.callId]]) {
+    const again = await as.post(...start, key(name));
+    assert.deepEqual([again.status, again.body.callId], [201, id], `${name}, afterwards`);
+  }
+  assert.equal((await rows(`SELECT 1 FROM call_sessions WHERE room_id = ${quote(pair.roomId)}`)).length, 3);
+  await post(pair.caller, `/api/calls/${third.body.callId}/end`, {});
+});
+
+>>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
 for (const [name, { strike, heal }] of Object.entries(faults)) {
   test(`PostgreSQL ${name} in mid-call: calls go on, and it gets everything afterwards`, limit, async (t) => {
     let away = false;

@@ -59,7 +59,7 @@ bool cd_budget_full(void)
 
 const char *cd_budget_name(enum cd_budget_kind kind)
 {
-    static const char *const names[] = {"bodies", "queues", "replay", "spool"};
+    static const char *const names[] = {"bodies", "queues", "replay", "spool", "keys"};
 
     return names[kind];
 }

@@ -12,6 +12,7 @@ enum cd_budget_kind {
     CD_BUDGET_QUEUES, /* messages waiting for slow sockets */
     CD_BUDGET_REPLAY, /* logs of live calls */
     CD_BUDGET_SPOOL,  /* changes waiting for the store */
+    CD_BUDGET_KEYS,   /* answers kept under an Idempotency-Key */
     CD_BUDGET_KINDS
 };
 

@@ -70,7 +70,7 @@ enum cd_store_rc mem_judge(struct mem_store *s, const struct cd_change *ch, char
         return CD_STORE_REFUSED;
     if (is_duplicate(s, ch))
         return CD_STORE_DUPLICATE;
-    if (ch->idem && mem_idem_find(s, ch->idem->user_id, ch->idem->key, ch->idem->at))
+    if (ch->idem && cd_keys_find(&s->keys, ch->idem->user_id, ch->idem->key, ch->idem->at))
         return CD_STORE_LOST_RACE;
     if (ch->call && ch->expect_version == 0) {
         enum cd_store_rc rc = judge_insert(s, ch->call, live);
@@ -316,6 +316,7 @@ struct cd_store *cd_store_mem_open(struct cd_loop *loop)
         return NULL;
     s->base.ops = &ops;
     s->loop = loop;
+    s->keys.max = (struct cd_keys_limits){MEM_KEYS_MAX, MEM_KEYS_A_USER, MEM_KEYS_BYTES, CD_IDEM_TTL_MS};
     s->later = cd_later_new(loop);
     if (!s->later) {
         free(s);

@@ -3,12 +3,15 @@
 #define CD_STORE_MEM_H
 
 #include "base/map.h"
+#include "store/keys.h"
 #include "store/later.h"
 
 #define MEM_ENDED_MAX 10000   /* ended calls kept: the newest */
 #define MEM_LIVE_MAX 100000   /* calls that are not final */
 #define MEM_HASH_MAX 100000   /* remembered Matrix events, each kind */
-#define MEM_IDEM_MAX 100000
+#define MEM_KEYS_MAX 100000
+#define MEM_KEYS_A_USER 1000     /* and of each user: nobody pushes out the others' */
+#define MEM_KEYS_BYTES (64u << 20)
 #define MEM_TOKENS_MAX 100000
 #define MEM_MEMBERS_MAX 500000
 #define MEM_EVENTS_MAX 10000  /* rows of one call */
@@ -43,7 +46,6 @@ struct mem_hashes {
     struct mem_hash *oldest, *newest;
 };
 
-struct mem_idem;
 struct mem_token;
 
 struct mem_store {
@@ -54,8 +56,7 @@ struct mem_store {
     struct mem_call *ended_oldest, *ended_newest;
     size_t n_ended, n_live;
     struct mem_hashes applied, seen;
-    struct cd_map idem;
-    struct mem_idem *idem_oldest, *idem_newest;
+    struct cd_keys keys;
     struct cd_map tokens, members;
     struct cd_store_stats stats;
 };
@@ -83,14 +84,6 @@ void mem_hash_drop(struct mem_hash *list);
 bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16]);
 void mem_hashes_done(struct mem_hashes *t);
 
-/** @return the live row of that key, or NULL; expired ones are removed */
-const struct cd_idem_row *mem_idem_find(struct mem_store *s, const char *user, const char *key,
-                                        int64_t now_ms);
-/** Memory for a row, whose contents are mem_idem_add's. @return NULL out of memory */
-struct mem_idem *mem_idem_plan(struct mem_store *s, const struct cd_idem_row *row);
-/** Takes both over. */
-void mem_idem_add(struct mem_store *s, struct mem_idem *i, struct cd_idem_row *row);
-void mem_idem_drop(struct mem_idem *i);
 /** Free idempotency rows, tokens and members. */
 void mem_kv_done(struct mem_store *s);
 
@@ -104,7 +97,7 @@ struct mem_plan {
     char *active_key;
     struct mem_out *outs;
     struct mem_hash *hashes;
-    struct mem_idem *idem;
+    struct cd_key *idem;
 };
 
 struct mem_call *mem_find(const struct mem_store *s, const char *id);

@@ -214,7 +214,7 @@ bool mem_plan(struct mem_store *s, const struct cd_change *ch, struct mem_plan *
     *p = (struct mem_plan){0};
     if (plan_call(s, p, ch) &&
         (!p->call || (plan_rows(p, ch) && plan_outbox(s, p, ch) && plan_hashes(s, p, ch))) &&
-        (!ch->idem || (p->idem = mem_idem_plan(s, ch->idem))))
+        (!ch->idem || (p->idem = cd_keys_plan(&s->keys, ch->idem))))
         return true;
     mem_plan_drop(p);
     return false;
@@ -233,7 +233,7 @@ void mem_plan_drop(struct mem_plan *p)
         out_free(o);
     }
     mem_hash_drop(p->hashes);
-    mem_idem_drop(p->idem);
+    cd_keys_plan_drop(p->idem);
     *p = (struct mem_plan){0};
 }
 
@@ -361,7 +361,7 @@ void mem_write(struct mem_store *s, struct cd_change *ch, struct mem_plan *p)
             drop_signals(m);
     }
     if (p->idem) {
-        mem_idem_add(s, p->idem, ch->idem);
+        cd_keys_add(&s->keys, p->idem, ch->idem, ch->idem->at);
         ch->idem = NULL;
         p->idem = NULL;
     }

@@ -15,12 +15,6 @@ struct mem_hash {
     struct mem_hash *next;
 };
 
-struct mem_idem {
-    char *key;
-    struct cd_idem_row *row;
-    struct mem_idem *next;
-};
-
 struct mem_token {
     char *user; /* the map's key, of the newest in the list */
     char *device;
@@ -176,84 +170,10 @@ void mem_seen_put(struct cd_store *b, const uint8_t hash[16], cd_commit_fn fn, v
 
 /* --- idempotency keys ------------------------------------------------------------------------- */
 
-void mem_idem_drop(struct mem_idem *i)
-{
-    if (!i)
-        return;
-    cd_idem_row_free(i->row);
-    free(i->key);
-    free(i);
-}
-
-static void idem_forget_oldest(struct mem_store *s)
-{
-    struct mem_idem *i = s->idem_oldest;
-
-    s->idem_oldest = i->next;
-    if (!s->idem_oldest)
-        s->idem_newest = NULL;
-    if (cd_map_get(&s->idem, cd_str_of(i->key)) == i)
-        cd_map_del(&s->idem, cd_str_of(i->key));
-    mem_idem_drop(i);
-}
-
-/* Without memory of its own: a key that is not found for want of memory would be a second call. */
-const struct cd_idem_row *mem_idem_find(struct mem_store *s, const char *user, const char *key,
-                                        int64_t now_ms)
-{
-    char k[MEM_KEY_MAX];
-    const struct mem_idem *i;
-
-    if (!mem_put_key2(k, sizeof k, user, key))
-        return NULL; /* none so long is kept */
-    i = cd_map_get(&s->idem, cd_str_of(k));
-    return i && i->row->at + CD_IDEM_TTL_MS > now_ms ? i->row : NULL;
-}
-
-struct mem_idem *mem_idem_plan(struct mem_store *s, const struct cd_idem_row *row)
-{
-    struct mem_idem *i = calloc(1, sizeof *i);
-
-    if (i && (i->key = mem_key2(row->user_id, row->key)) && strlen(i->key) < MEM_KEY_MAX &&
-        cd_map_reserve(&s->idem, 1) == 0)
-        return i;
-    mem_idem_drop(i);
-    return NULL;
-}
-
-void mem_idem_add(struct mem_store *s, struct mem_idem *i, struct cd_idem_row *row)
-{
-    i->row = row;
-    cd_map_put(&s->idem, cd_str_of(i->key), i); /* in the place of an expired one, which stays in the list */
-    if (s->idem_newest)
-        s->idem_newest->next = i;
-    else
-        s->idem_oldest = i;
-    s->idem_newest = i;
-    while (s->idem.count > MEM_IDEM_MAX || s->idem_oldest->row->at + CD_IDEM_TTL_MS <= row->at)
-        idem_forget_oldest(s);
-}
-
-static struct cd_idem_row *idem_copy(const struct cd_idem_row *row)
-{
-    struct cd_idem_row *c = calloc(1, sizeof *c);
-
-    if (!c)
-        return NULL;
-    *c = *row;
-    c->user_id = c->key = c->response = NULL;
-    if (!cd_dup(&c->user_id, row->user_id) || !cd_dup(&c->key, row->key) ||
-        !cd_dup(&c->response, row->response)) {
-        cd_idem_row_free(c);
-        return NULL;
-    }
-    return c;
-}
-
 void mem_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem_fn fn, void *arg)
 {
     struct mem_store *s = mem_of(b);
-    const struct cd_idem_row *row = mem_idem_find(s, user, key, cd_wall_ms());
+    const struct cd_idem_row *row = cd_keys_find(&s->keys, user, key, cd_wall_ms());
     struct cd_answer *a = mem_answer(CD_STORE_OK, arg);
 
     s->stats.reads++;
@@ -261,7 +181,7 @@ void mem_idem_get(struct cd_store *b, const char *user, const char *key, cd_idem
         return;
     a->kind = CD_A_IDEM;
     a->fn.idem = fn;
-    if (row && !(a->idem = idem_copy(row)))
+    if (row && !(a->idem = cd_idem_row_copy(row)))
         a->rc = CD_STORE_DOWN;
     cd_later_push(s->later, a);
 }
@@ -450,9 +370,7 @@ void mem_kv_done(struct mem_store *s)
     struct mem_member *m;
     size_t pos = 0;
 
-    while (s->idem_oldest)
-        idem_forget_oldest(s);
-    cd_map_done(&s->idem);
+    cd_keys_done(&s->keys);
     while ((t = cd_map_next(&s->tokens, &pos)))
         token_list_free(t);
     cd_map_done(&s->tokens);

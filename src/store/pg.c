@@ -68,14 +68,26 @@ void pg_op_answer(struct cd_later *later, struct pg_op *op, enum cd_store_rc rc)
 static void really_close(struct pg_store *s);
 static void kick(struct pg_store *s);
 
+static void tell_kept(struct pg_store *s, struct pg_op *op)
+{
+    struct cd_change *ch = op->change;
+
+    if (op->rc != CD_STORE_OK || !ch || !ch->idem || !s->watch)
+        return;
+    s->watch->kept(s->watch->arg, ch->idem);
+    ch->idem = NULL;
+}
+
 void pg_deliver(struct pg_store *s, struct pg_op *const *ops, size_t n)
 {
     s->delivering = true;
     for (size_t i = 0; i < n; i++) {
-        if (s->closed)
+        if (s->closed) {
             pg_op_free(ops[i]);
-        else
+        } else {
+            tell_kept(s, ops[i]);
             pg_op_finish(ops[i]);
+        }
     }
     s->delivering = false;
     if (s->closed)

@@ -82,6 +82,8 @@ struct pg_watch {
     void (*away)(void *arg, const char *why);
     /** A connection stands again while the store is suspended. */
     void (*back)(void *arg);
+    /** A change is durable that had this row, which is taken over; before its receiver hears of it. */
+    void (*kept)(void *arg, struct cd_idem_row *row);
     void *arg;
 };
 

@@ -171,6 +171,7 @@ static void close_old(struct spool_store *s)
 static void shadow_drop(struct spool_store *s)
 {
     close_old(s);
+    spool_keys_take_back(s);
     s->old = s->shadow;
     s->shadow = NULL;
 }
@@ -356,8 +357,8 @@ void spool_leave(struct spool_store *s, const char *why)
     if (replaying) {
         spool_replay_stop(s);
     } else {
-        if (!s->shadow)
-            s->shadow = shadow_open(s);
+        if (!s->shadow && (s->shadow = shadow_open(s)))
+            spool_keys_lend(s);
         if (!s->shadow) {
             cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory for degraded mode");
             return; /* the next tick tries again */
@@ -719,6 +720,7 @@ static void close_store(struct cd_store *b)
     }
     shadow_drop(s);
     close_old(s);
+    spool_keys_done(s);
     cd_later_free(s->later);
     free(s->url);
     free(s->schema);
@@ -812,7 +814,8 @@ struct cd_store *cd_store_spool_open(struct cd_loop *loop, const struct cd_spool
     s->conf = *conf;
     s->offline = conf->offline;
     s->held_end = &s->held;
-    s->watch = (struct pg_watch){take, away, back, s};
+    s->watch = (struct pg_watch){take, away, back, spool_keys_kept, s};
+    spool_keys_init(s);
     if (!open_parts(s, err)) {
         close_store(&s->base);
         return NULL;

@@ -1,5 +1,5 @@
 /* spool_priv.h -- the spooling store's own structures: spool.c decides, spool_read.c answers reads,
- * spool_replay.c writes to the database what was spooled. */
+ * spool_keys.c knows what was answered of late, spool_replay.c writes to the database what was spooled. */
 #ifndef CD_STORE_SPOOL_PRIV_H
 #define CD_STORE_SPOOL_PRIV_H
 
@@ -27,6 +27,8 @@ struct spool_store {
     struct pg_watch watch;
     struct mem_store *shadow; /* what degraded mode knows; NULL in normal mode */
     struct mem_store *old;    /* one that is not needed any more */
+    struct cd_keys keys;      /* answered of late; in normal mode: else the shadow has them */
+    struct cd_timer keys_timer;
     struct spool_log *log;
     struct spool_replay *replay; /* NULL: none under way */
     struct spool_ask *asks;
@@ -79,6 +81,17 @@ void spool_token_get(struct cd_store *b, const char *user, cd_token_fn fn, void 
 void spool_members_load(struct cd_store *b, cd_members_fn fn, void *arg);
 /** Drop the reads under way. */
 void spool_asks_free(struct spool_store *s);
+
+/* spool_keys.c */
+void spool_keys_init(struct spool_store *s);
+/** A key was answered (@p row is taken over); a pg_watch's `kept`. */
+void spool_keys_kept(void *arg, struct cd_idem_row *row);
+/** The database had a key that was asked for. */
+void spool_keys_seen(struct spool_store *s, const struct cd_idem_row *row);
+/** To the shadow, which is new: the database is away; and back from it. */
+void spool_keys_lend(struct spool_store *s);
+void spool_keys_take_back(struct spool_store *s);
+void spool_keys_done(struct spool_store *s);
 
 /* spool_replay.c */
 /** Begin, or go on after something was written. */

@@ -83,7 +83,7 @@ static bool knows(const struct spool_store *s, const struct spool_ask *q)
     case ASK_MATRIX:
         return mem_find_matrix(s->shadow, q->a, q->b) != NULL;
     case ASK_IDEM:
-        return mem_idem_find(s->shadow, q->a, q->b, 0) != NULL;
+        return cd_keys_find(&s->shadow->keys, q->a, q->b, 0) != NULL;
     case ASK_TOKEN:
         return cd_map_get(&s->shadow->tokens, cd_str_of(q->a)) != NULL;
     case ASK_LIVE:
@@ -93,8 +93,9 @@ static bool knows(const struct spool_store *s, const struct spool_ask *q)
     return s->mode != SPOOL_START; /* of these the files hold a part, which is better than nothing */
 }
 
-/* A Matrix call or a key that is not known is answered as new: events and commands must go on, and what
- * the database knew better shows when it is back. For other things it has to be asked. */
+/* A Matrix call or a key that is not known (of the keys answered of late those are) is answered as new:
+ * events and commands must go on, and what the database knew better shows when it is back. For other things
+ * it has to be asked. */
 static bool is_none(const struct spool_ask *q)
 {
     return q->kind == ASK_MATRIX || q->kind == ASK_IDEM;
@@ -206,6 +207,8 @@ static void on_idem(void *arg, enum cd_store_rc rc, const struct cd_idem_row *ro
         return;
     unlink_ask(arg);
     ask_free(arg);
+    if (rc == CD_STORE_OK && row)
+        spool_keys_seen(q.store, row);
     q.fn.idem(q.arg, rc, row);
 }
 
