@@ -423,7 +423,6 @@ static void a_call_that_another_daemon_was_faster_with(void)
     forget();
 }
 
-<<<<<<< HEAD
 static struct cd_store *yielder;
 static cd_spool_yield_fn yield_fn;
 static void *yield_arg;
@@ -512,7 +511,8 @@ static void who_may_act_while_it_is_away(void)
     s->ops->close(s);
     proxy_done(&P);
     forget();
-=======
+}
+
 /* @return a call that runs, started under @p key, or NULL */
 static struct cd_call *start_under(struct cd_store *s, const char *room, const char *key, enum cd_store_rc rc)
 {
@@ -596,7 +596,6 @@ static void keys_outlive_the_database(void)
     cd_call_free(over);
     cd_call_free(away);
     cd_call_free(fresh);
->>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
 }
 
 static void all(void)
@@ -611,13 +610,10 @@ static void all(void)
     TAP_RUN(full);
     TAP_RUN(disk_full);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
-<<<<<<< HEAD
     TAP_RUN(a_call_that_another_daemon_was_faster_with);
     TAP_RUN(an_older_call_of_ours_yields);
     TAP_RUN(who_may_act_while_it_is_away);
-=======
     TAP_RUN(keys_outlive_the_database);
->>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
     kit_spool_end();
 }
 

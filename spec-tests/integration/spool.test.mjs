@@ -85,14 +85,6 @@ const faults = {
     heal: () => { database.signalAll('SIGCONT'); } },
 };
 
-<<<<<<< HEAD
-=======
-/** The server and its backends. */
-function signalAll(signal) {
-  const children = readFileSync(`/proc/${database.pid}/task/${database.pid}/children`, 'utf8').trim().split(' ');
-  for (const pid of [database.pid, ...children.map(Number)]) process.kill(pid, signal);
-}
-
 test('what was answered under an Idempotency-Key before PostgreSQL hung is the answer while it does', limit, async (t) => {
   const [pair, other] = await Promise.all([stack.newPair(), stack.newPair()]);
   const key = (text) => ({ headers: { 'Idempotency-Key': `${text} ${pair.roomId}` } });
@@ -137,7 +129,6 @@ test('what was answered under an Idempotency-Key before PostgreSQL hung is the a
   await post(pair.caller, `/api/calls/${third.body.callId}/end`, {});
 });
 
->>>>>>> 28cf3a6 (Know the Idempotency-Keys of the last minutes while PostgreSQL is away; bound and count those in memory)
 for (const [name, { strike, heal }] of Object.entries(faults)) {
   test(`PostgreSQL ${name} in mid-call: calls go on, and it gets everything afterwards`, limit, async (t) => {
     let away = false;
