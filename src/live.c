@@ -16,6 +16,7 @@
  * the last one they saw, so ours must be greater. */
 #define SEQ_GAP 1000
 #define RETIRE_MS 60000 /* a final call stays this long for late questions */
+#define FORGET_MS 100   /* what is to go looks again whether it can */
 
 #define MX_KEY_MAX 1024 /* a room and a call id; both are capped where they come in */
 
@@ -237,6 +238,21 @@ void cd_live_retire(struct cd_live *l)
 {
     if (!l->gone)
         cd_timer_set(l->core->loop, &l->evict, RETIRE_MS, evict, l);
+}
+
+static void forget_again(void *arg)
+{
+    cd_live_forget(arg);
+}
+
+void cd_live_forget(struct cd_live *l)
+{
+    if (l->gone)
+        return;
+    if (l->busy || l->n_jobs || l->flush_queued)
+        cd_timer_set(l->core->loop, &l->evict, FORGET_MS, forget_again, l);
+    else
+        cd_live_unlink(l);
 }
 
 /* --- the log -------------------------------------------------------------------------------------- */

@@ -26,6 +26,8 @@ void cd_live_merge(struct cd_live *l, const struct cd_stored_call *sc);
 void cd_records_restore(struct cd_live *l, const struct cd_event_row *events, size_t n);
 /** Final calls rest a while in memory for late questions, then leave: arm that. */
 void cd_live_retire(struct cd_live *l);
+/** A final call leaves memory, as soon as nothing of it is under way. */
+void cd_live_forget(struct cd_live *l);
 /** Write behind, with the next batch, what was signalled and is not stored yet. */
 void cd_signal_flush_soon(struct cd_live *l);
 /** Give the store the signals of calls that wait for their turn, as many as may be under way. */

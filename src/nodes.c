@@ -150,6 +150,19 @@ static bool holds(void *arg)
     return core->calls.count > 0;
 }
 
+/* Whatever is written of it from now on must begin with what the database says. */
+static void forget(void *arg, const char *call_id)
+{
+    struct cd_core *core = arg;
+    struct cd_live *l = cd_live_get(core, call_id);
+
+    if (!l || !l->cur || !cd_status_final(l->cur->status))
+        return;
+    if (core->outbox)
+        cd_outbox_forget(core->outbox, call_id);
+    cd_live_forget(l);
+}
+
 static void touched(void *arg, const char *call_id)
 {
     cd_nodes_reload(arg, call_id);
@@ -243,7 +256,8 @@ static void resync(void *arg, bool robbed)
 void cd_nodes_start(struct cd_core *core)
 {
     static const struct cd_store_watch watch = {
-        .holds = holds, .taken = taken, .touched = touched, .resync = resync};
+        .holds = holds, .taken = taken, .touched = touched, .resync = resync,
+        .forget = forget};
 
     if (core->store->ops->watch)
         core->store->ops->watch(core->store, &watch, core);

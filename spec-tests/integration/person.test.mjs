@@ -8,6 +8,7 @@ import { startDev } from '../lib/dev-daemon.mjs';
 import { startPostgres } from '../lib/postgres.mjs';
 import { answerOf, offerOf } from '../lib/sdp.mjs';
 import { binary, execute, query } from '../lib/stack.mjs';
+import { until } from '../lib/until.mjs';
 
 const run = promisify(execFile);
 const limit = { timeout: 120000 };
@@ -63,11 +64,15 @@ async function dump() {
 test('a user is given out, refused while in a call, then erased; the others keep their history', limit, async () => {
   const calls = [await ended('!one:dev', 'alice', 'bob'), await ended('!two:dev', 'carol', 'alice')];
   await ended('!three:dev', 'bob', 'carol');
+  const namesake = '@alice:dev.example'; // another user, whose id begins like hers
   await execute(postgres.url, `INSERT INTO room_members (room_id, user_id, joined, display_name)
       VALUES ('!one:dev', '${alice}', true, 'Alice Liddell'), ('!one:dev', '@bob:dev', true, 'Bob');
     UPDATE call_participants SET display_name = 'Alice Liddell' WHERE user_id = '${alice}';
-    UPDATE call_events SET event_data = jsonb_build_object('by', '${alice}') WHERE seq = 1 AND call_session_id = '${calls[0]}';
-    INSERT INTO event_inbox (reason, size_bytes, raw) VALUES ('broken', 1, '{"sender":"${alice}"'), ('broken', 1, 'other')`);
+    UPDATE call_events SET event_data = jsonb_build_object('by', '${alice}', 'text', 'of ${alice}.',
+      'others', '${namesake} ${alice}-x ${alice}:8448') WHERE call_session_id = '${calls[0]}' AND seq =
+        (SELECT min(seq) FROM call_events WHERE call_session_id = '${calls[0]}');
+    INSERT INTO event_inbox (reason, size_bytes, raw) VALUES ('broken', 1, '{"sender":"${alice}"'), ('broken', 1, 'other'),
+      ('broken', 1, '{"sender":"${namesake}"')`);
 
   const given = await command('export-user', alice);
   assert.equal(given.code, 0, given.stderr);
@@ -90,7 +95,17 @@ test('a user is given out, refused while in a call, then erased; the others keep
   const erased = await command('erase-user', alice);
   assert.equal(erased.code, 0, erased.stderr);
   assert.match(erased.stdout, /calls changed: 3\n/);
-  const left = await dump();
+  // The daemon has the last call in memory: it must not write her name again.
+  const bystander = dev.as('dave');
+  await until(async () => !JSON.stringify((await bystander.get(`/api/calls/${live}`)).body).includes(alice), { what: 'the daemon to forget' });
+  const late = await bystander.post(`/api/calls/${live}/end`, {}, { headers: { 'Idempotency-Key': 'late' } });
+  assert.equal(late.status, 200);
+  assert.match((await query(postgres.url, "SELECT response FROM idempotency_keys WHERE key = 'late'"))[0].response, /@erased-/);
+  const everything = await dump();
+  assert.ok(everything.includes(`${namesake} ${alice}-x ${alice}:8448`), 'others keep their names');
+  assert.match(everything, /of @erased-\w{16}:invalid\./);
+  assert.match(everything, new RegExp(`event_inbox: .*${Buffer.from(namesake).toString('hex')}`));
+  const left = everything.replaceAll(`${namesake} ${alice}-x ${alice}:8448`, '').replaceAll(Buffer.from(namesake).toString('hex'), '');
   assert.doesNotMatch(left, /alice/i, left.split('\n').filter((line) => /alice/i.test(line)).join('\n'));
   assert.deepEqual(await query(postgres.url, 'SELECT id, status, duration_seconds FROM call_sessions ORDER BY id'), before);
   const [bobs] = await query(postgres.url, `SELECT caller, callee, ended_by FROM call_sessions WHERE id = '${calls[0]}'`);

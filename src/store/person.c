@@ -1,7 +1,6 @@
 /* person.c -- export and erasure of what the database holds of one user.
  * In: a user id. Out: rows as JSON; or rows changed and deleted in one transaction.
- * Why not through the daemon: nothing of it needs a running one, and what that has in memory of an ended call is gone
- *      within a minute.
+ * Why not through the daemon: nothing of it needs a running one. Those that run are told which calls to forget.
  * State: none. Owns: its connection. Blocks: yes; it runs as a command. */
 #include "store/person.h"
 
@@ -10,6 +9,7 @@
 
 #include "base/id.h"
 #include "store/pg_notice.h"
+#include "store/store_int.h"
 
 #define PSEUDONYM_LETTERS 16
 
@@ -18,6 +18,11 @@
 #define THEIR_CALLS \
     "(SELECT call_session_id FROM call_participants WHERE user_id = $1::text" \
     " UNION SELECT id FROM call_sessions WHERE $1::text IN (caller, callee, ended_by))"
+
+/* A text as a pattern of itself; and where an id ends: @a:x.org is not meant where @a:x.org.uk stands. */
+#define LITERALLY(text) "regexp_replace(" text ", '([][\\\\.^$*+?{}()|])', '\\\\\\1', 'g')"
+#define WHOLE(text) "(" LITERALLY(text) " || '(?![0-9A-Za-z-]|[.:][0-9A-Za-z])')"
+#define THEM WHOLE("$1::text")
 
 /* --- the connection --------------------------------------------------------------------------- */
 
@@ -141,18 +146,20 @@ static const struct part erasures[] = {
                              " OR call_session_id IN " THEIR_CALLS ") AND $2::text <> ''"},
     {"memberships deleted", "DELETE FROM room_members WHERE user_id = $1::text AND $2::text <> ''"},
     {"sealed tokens deleted", "DELETE FROM sealed_tokens WHERE user_id = $1::text AND $2::text <> ''"},
-    {"put-aside events deleted", "DELETE FROM event_inbox WHERE (position(convert_to($1::text, 'UTF8') in raw) > 0"
-                                 " OR position($1::text in reason) > 0) AND $2::text <> ''"},
+    {"put-aside events deleted", "DELETE FROM event_inbox WHERE (encode(raw, 'escape') ~ "
+                               WHOLE("encode(convert_to($1::text, 'UTF8'), 'escape')")
+                               " OR reason ~ " THEM ") AND $2::text <> ''"},
     {"quality figures changed", "UPDATE call_quality_stats SET user_id = $2::text WHERE user_id = $1::text"
                                 " AND call_session_id IN " THEIR_CALLS},
     {"events changed", "UPDATE call_events SET user_id = CASE WHEN user_id = $1::text THEN $2::text ELSE user_id END,"
-                       " event_data = replace(event_data::text, $1::text, $2::text)::jsonb"
+                       " event_data = regexp_replace(event_data::text, " THEM ", $2::text, 'g')::jsonb"
                        " WHERE call_session_id IN " THEIR_CALLS
-                       " AND (user_id = $1::text OR position($1::text in event_data::text) > 0)"},
+                       " AND (user_id = $1::text OR event_data::text ~ " THEM ")"},
     {"calls changed", "UPDATE call_sessions SET caller = CASE WHEN caller = $1::text THEN $2::text ELSE caller END,"
                       " callee = CASE WHEN callee = $1::text THEN $2::text ELSE callee END,"
                       " ended_by = CASE WHEN ended_by = $1::text THEN $2::text ELSE ended_by END,"
-                      " metadata = replace(metadata::text, $1::text, $2::text)::jsonb WHERE id IN " THEIR_CALLS},
+                      " metadata = regexp_replace(metadata::text, " THEM ", $2::text, 'g')::jsonb"
+                      " WHERE id IN " THEIR_CALLS},
     {"participants changed", "UPDATE call_participants SET user_id = $2::text, display_name = NULL,"
                              " avatar_url = NULL, party_id = NULL, device_id = NULL WHERE user_id = $1::text"},
 };
@@ -169,6 +176,13 @@ static enum cd_rc check_idle(PGconn *pg, const char *user, struct cd_err *err)
                      user, PQgetvalue(res, 0, 0));
     PQclear(res);
     return rc;
+}
+
+/* What daemons have in memory of an ended call names the user still, and would be written with a late request. */
+static enum cd_rc tell_daemons(PGconn *pg, const char *pseudonym, struct cd_err *err)
+{
+    return must(pg, "SELECT count(pg_notify('" CD_NODES_CHANNEL "', '" CD_NODES_FORGET "' || id)::text)"
+                " FROM call_sessions WHERE id IN " THEIR_CALLS, 1, &pseudonym, err);
 }
 
 static enum cd_rc erase_part(PGconn *pg, const struct part *part, const char *const *values, FILE *out,
@@ -200,6 +214,8 @@ enum cd_rc cd_person_erase(const struct cd_person *p, FILE *out, struct cd_err *
         rc = erase_part(pg, &erasures[i], values, out, err);
     if (rc == CD_OK)
         rc = check_idle(pg, pseudonym, err); /* a call that began meanwhile was changed, too: all of it back */
+    if (rc == CD_OK)
+        rc = tell_daemons(pg, pseudonym, err);
     if (rc == CD_OK)
         rc = must(pg, "COMMIT", 0, NULL, err);
     PQfinish(pg);

@@ -88,7 +88,6 @@ struct pg_watch {
 };
 
 #define PG_LOADS_MAX 4
-#define PG_NODES_CHANNEL "calld_nodes" /* a daemon that comes says its name there */
 
 /** Our part in a database that several daemons use: pg_lease.c. All times monotonic. */
 struct pg_lease {

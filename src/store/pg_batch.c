@@ -648,7 +648,7 @@ static bool send_fence(struct pg_store *s, PGconn *pg)
                              " RETURNING epoch, array_to_string(committed, ',')",
                              1, NULL, &owner, NULL, NULL, 0) == 1 &&
            expect(s, PG_X_FENCE, 0) &&
-           PQsendQueryParams(pg, "SELECT pg_notify('" PG_NODES_CHANNEL "', $1::text)", 1, NULL, &owner, NULL, NULL,
+           PQsendQueryParams(pg, "SELECT pg_notify('" CD_NODES_CHANNEL "', $1::text)", 1, NULL, &owner, NULL, NULL,
                              0) == 1 &&
            expect(s, PG_X_PREPARE, 0) &&
            PQsendQueryPrepared(pg, cd_pg_stmts[CD_PG_PEERS].name, 1, &owner, NULL, NULL, 0) == 1 &&

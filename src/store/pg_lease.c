@@ -179,9 +179,12 @@ void pg_lease_heard(struct pg_store *s, const char *channel, const char *payload
 {
     struct pg_lease *l = &s->lease;
 
-    if (strcmp(channel, PG_NODES_CHANNEL) != 0) {
+    if (strcmp(channel, CD_NODES_CHANNEL) != 0) {
         if (l->watch.touched)
             l->watch.touched(l->arg, payload);
+    } else if (strncmp(payload, CD_NODES_FORGET, sizeof(CD_NODES_FORGET) - 1) == 0) {
+        if (l->watch.forget)
+            l->watch.forget(l->arg, payload + sizeof(CD_NODES_FORGET) - 1);
     } else if (strcmp(payload, s->owner) != 0 && is_writing(s)) {
         ask(s, false);
     }

@@ -113,7 +113,7 @@ static bool send_read(PGconn *pg, const struct pg_read *r)
     case READ_IDS:
         return send_calls(pg, r);
     case READ_LISTEN:
-        return ask(pg, "LISTEN " PG_NODES_CHANNEL, r, false) && ask(pg, r->listen, r, false);
+        return ask(pg, "LISTEN " CD_NODES_CHANNEL, r, false) && ask(pg, r->listen, r, false);
     case READ_IDEM:
         return ask(pg, "SELECT encode(request_hash, 'hex'), status, response, call_session_id,"
                        " (extract(epoch FROM created_at) * 1000)::bigint FROM idempotency_keys"

@@ -154,6 +154,8 @@ struct cd_store_watch {
     /** Read all calls of ours again, by load_live. @param robbed  our lease had run out, and others may
      * have taken what we hold: act for none of it until it comes back */
     void (*resync)(void *arg, bool robbed);
+    /** The call's rows were changed by hand, as by erase-user: what is in memory of it, when it is over, must go. */
+    void (*forget)(void *arg, const char *call_id);
 };
 
 struct cd_store_stats {

@@ -4,6 +4,10 @@
 
 #include "store/store.h"
 
+/** What daemons and commands tell each other through the database. */
+#define CD_NODES_CHANNEL "calld_nodes" /* a daemon that comes says its name there */
+#define CD_NODES_FORGET "forget "      /* and an erasure which call's rows it has changed */
+
 #define CD_STORE_QUEUE_MAX 20000          /* changes that may wait */
 #define CD_STORE_WAIT_MS 10000            /* a change or load that waited this long is answered DOWN */
 #define CD_IDEM_TTL_MS (24 * 3600 * 1000) /* an Idempotency-Key is honoured this long */
