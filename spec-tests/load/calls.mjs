@@ -13,8 +13,9 @@ import { CallPage } from '../lib/call-page.mjs';
 import { serveSdkPage } from '../lib/sdk-page.mjs';
 import { offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
-import { startStack } from '../lib/stack.mjs';
+import { binary, startStack } from '../lib/stack.mjs';
 import { until } from '../lib/until.mjs';
+import { daemonAt } from './needs.mjs';
 
 const json = process.argv.includes('--json');
 const option = (name, fallback) => {
@@ -23,6 +24,7 @@ const option = (name, fallback) => {
 };
 const calls = Number(option('--calls', 50));
 const only = option('--only', '');
+daemonAt(binary);
 
 function percentile(values, share) {
   const sorted = [...values].sort((a, b) => a - b);
@@ -111,9 +113,13 @@ async function between(kind, stack, profiles, site, relayOnly) {
 const stack = await startStack({ liftRateLimits: true, set: { 'limits.starts_per_hour': 0,
   'limits.room_starts_per_hour': 0, 'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0,
   'limits.events_per_second': 0 } });
-const site = await serveSdkPage();
-const profiles = await launchProfiles(2);
+let site;
+let profiles = [];
 try {
+  if (only !== 'socket') {
+    site = await serveSdkPage();
+    profiles = await launchProfiles(2);
+  }
   if (!only || only === 'socket') await bareSocket(stack);
   for (const relayOnly of [false, true]) {
     for (const kind of Object.keys(kinds)) {
@@ -122,6 +128,6 @@ try {
   }
 } finally {
   await Promise.all(profiles.map((profile) => profile.close()));
-  await site.close();
+  await site?.close();
   await stack.stop();
 }

@@ -15,9 +15,9 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { startPostgres } from '../lib/postgres.mjs';
+import { daemonAt, generatorAt } from './needs.mjs';
 
 const here = new URL('.', import.meta.url).pathname;
-const top = join(here, '../..');
 const run = promisify(execFile);
 const options = (name) => process.argv.flatMap((arg, at) => (arg === name ? [process.argv[at + 1]] : []));
 const option = (name, fallback) => options(name).at(-1) ?? fallback;
@@ -26,17 +26,11 @@ const levels = option('--connections', '1,20,64,256').split(',');
 const json = process.argv.includes('--json');
 const tick = Number(execFileSync('getconf', ['CLK_TCK']));
 
-function firstBuilt(...paths) {
-  const found = paths.find((path) => path && existsSync(path));
-  if (!found) throw new Error(`not built: ${paths.filter(Boolean).join(' or ')}`);
-  return found;
-}
-
 const daemons = options('--daemon');
-if (!daemons.length) daemons.push(firstBuilt(process.env.MATRIX_CALLD, join(top, 'build/matrix-calld')));
+if (!daemons.length) daemons.push(daemonAt());
+daemons.forEach(daemonAt);
 const labels = options('--label');
-const generator = firstBuilt(process.env.REST_GENERATOR, join(daemons[0], '../spec-tests/load/rest_generator'),
-  join(top, 'build/spec-tests/load/rest_generator'));
+const generator = generatorAt('rest_generator', 'REST_GENERATOR', daemons[0]);
 
 /** CPU seconds of a process, with those of children that ended. */
 function cpuOf(pid) {
@@ -118,7 +112,7 @@ try {
   const pg = { url, pid: await postmaster(url) };
   const baseline = !process.argv.includes('--no-baseline');
   const installed = existsSync(join(here, 'node_modules/express'));
-  if (baseline && !installed) console.error('no baseline: `npm ci` in spec-tests/load installs express and pg');
+  if (baseline && !installed) console.error('no baseline: `npm ci --prefix spec-tests/load` installs express and pg');
   for (const connections of levels) {
     const lines = [];
     for (const [at, binary] of daemons.entries()) {

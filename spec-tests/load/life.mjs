@@ -7,17 +7,16 @@
 // One JSON line a number of calls and step; errors must be 0, and the rows must tell of as many calls as there were.
 
 import { execFile, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { startPostgres } from '../lib/postgres.mjs';
+import { daemonAt } from './needs.mjs';
 
 const WebSocket = createRequire(new URL('../package.json', import.meta.url))('ws');
-const here = new URL('.', import.meta.url).pathname;
-const top = join(here, '../..');
 const run = promisify(execFile);
 const option = (name, fallback) => {
   const at = process.argv.lastIndexOf(name);
@@ -26,8 +25,7 @@ const option = (name, fallback) => {
 const sizes = option('--calls', '100,1000,5000').split(',').map(Number);
 const rate = Number(option('--rate', '100'));
 const json = process.argv.includes('--json');
-const binary = [option('--daemon'), process.env.MATRIX_CALLD, join(top, 'build/matrix-calld')]
-  .find((path) => path && existsSync(path));
+const binary = daemonAt(option('--daemon'));
 const label = option('--label', 'matrix-calld');
 const tick = Number(execFileSync('getconf', ['CLK_TCK']));
 const CANDIDATES = 20;

@@ -17,9 +17,9 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FakeHomeserver } from '../lib/fake-homeserver.mjs';
+import { daemonAt, generatorAt } from './needs.mjs';
 
 const here = new URL('.', import.meta.url).pathname;
-const top = join(here, '../..');
 const options = (name) => process.argv.flatMap((arg, at) => (arg === name ? [process.argv[at + 1]] : []));
 const option = (name, fallback) => options(name).at(-1) ?? fallback;
 const seconds = option('--seconds', '5');
@@ -29,17 +29,11 @@ const kept = option('--kept', '100');
 const json = process.argv.includes('--json');
 const pinned = (cpu) => (availableParallelism() > 1 ? ['taskset', '-c', String(cpu)] : []);
 
-function firstBuilt(...paths) {
-  const found = paths.find((path) => path && existsSync(path));
-  if (!found) throw new Error(`not built: ${paths.filter(Boolean).join(' or ')}`);
-  return found;
-}
-
 const daemons = options('--daemon');
-if (!daemons.length) daemons.push(firstBuilt(process.env.MATRIX_CALLD, join(top, 'build/matrix-calld')));
+if (!daemons.length) daemons.push(daemonAt());
+daemons.forEach(daemonAt);
 const labels = options('--label');
-const generator = firstBuilt(process.env.RELAY_GENERATOR, join(daemons[0], '../spec-tests/load/relay_generator'),
-  join(top, 'build/spec-tests/load/relay_generator'));
+const generator = generatorAt('relay_generator', 'RELAY_GENERATOR', daemons[0]);
 
 /** Accounts, two of each in a room of their own. */
 function populate(homeserver, sockets) {
@@ -147,9 +141,10 @@ async function measureBaseline(sockets) {
 const nobody = Promise.resolve({ serverName: 'load.test', rooms: new Map(), accounts: new Map(),
   addToken: (user) => user });
 
+const baseline = !process.argv.includes('--no-baseline');
+const installed = existsSync(join(here, 'node_modules/socket.io'));
+if (baseline && !installed) console.error('no baseline: `npm ci --prefix spec-tests/load` installs socket.io');
 for (const sockets of sizes) {
   for (const [at, binary] of daemons.entries()) await measureDaemon(binary, labels[at] ?? 'matrix-calld', sockets);
-  if (!process.argv.includes('--no-baseline') && existsSync(join(here, 'node_modules/socket.io'))) {
-    await measureBaseline(sockets);
-  }
+  if (baseline && installed) await measureBaseline(sockets);
 }

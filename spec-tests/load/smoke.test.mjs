@@ -2,7 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { promisify } from 'node:util';
@@ -31,6 +32,43 @@ function sane(line) {
     assert.ok(value >= 0, `${name} is ${value}`);
   }
 }
+
+const names = ['calls', 'initiate', 'life', 'relay'];
+
+test('--help says how each is used, and what is no option is refused', { timeout: 60000 }, async () => {
+  for (const name of names) {
+    const { stdout } = await run(join(top, 'spec-tests/load', name), ['--help']);
+    assert.match(stdout, new RegExp(`\\n  spec-tests/load/${name} \\[--json\\]`));
+    const wrong = await run(join(top, 'spec-tests/load', name), ['--jsn'], { env: { ...process.env, MATRIX_CALLD: daemon } })
+      .catch((error) => error);
+    assert.deepEqual([wrong.code, wrong.stderr], [2, `${name}: unknown option --jsn; --help lists them\n`]);
+  }
+});
+
+test('what is not built or not installed is one line that says what to do', { timeout: 60000 }, async (t) => {
+  const copy = mkdtempSync(join(tmpdir(), 'calld-load-')); // a checkout in which nothing was done yet
+  t.after(() => rmSync(copy, { recursive: true }));
+  for (const folder of ['lib', 'load']) {
+    cpSync(join(top, 'spec-tests', folder), join(copy, 'spec-tests', folder),
+      { recursive: true, filter: (path) => !path.includes('node_modules') });
+  }
+  const env = { ...process.env, MATRIX_CALLD: '', REST_GENERATOR: '', RELAY_GENERATOR: '' };
+  delete env.MATRIX_CALLD;
+  const missing = async (name, more = {}) => {
+    const { code, stderr } = await run(join(copy, 'spec-tests/load', name), [], { env: { ...env, ...more } }).catch((error) => error);
+    assert.equal(code, 2, stderr);
+    assert.equal(stderr.split('\n').length, 2, stderr);
+    return stderr;
+  };
+  for (const name of ['initiate', 'relay']) assert.match(await missing(name), /there is no .*\/build\/matrix-calld: build it/);
+  for (const name of ['calls', 'life']) assert.match(await missing(name), /: the package \S+ is not installed: npm ci --prefix spec-tests\n/);
+  const built = join(copy, 'bn/matrix-calld');
+  mkdirSync(join(copy, 'bn'));
+  copyFileSync(daemon, built);
+  assert.match(await missing('initiate', { MATRIX_CALLD: built }),
+    /rest_generator is not built: make -C \S+\/bn spec-tests\/load\/rest_generator/);
+  assert.match(await missing('relay', { MATRIX_CALLD: built }), /relay_generator is not built: make -C/);
+});
 
 test('relay: every phase reports, nothing fails', { timeout: 120000 }, async () => {
   const { stdout } = await run(join(top, 'spec-tests/load/relay'), ['--json', '--seconds', '1', '--sockets', '8',
