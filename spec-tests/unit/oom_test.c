@@ -20,6 +20,7 @@
 #include "live.h"
 #include "loop/loop.h"
 #include "store/mem.h"
+#include "store/spool_rec.h"
 
 /* --- the fault ---------------------------------------------------------------------------------- */
 
@@ -254,6 +255,33 @@ static struct cd_change *change_of(const struct cd_call *c, uint64_t expected)
     return NULL;
 }
 
+/* What a spool holds is never taken for damaged because memory is short. */
+static void read_record(bool faultless)
+{
+    static struct cd_buf record;
+    struct cd_spool_rec rec;
+    size_t used;
+
+    if (!record.n) { /* the first run makes it, without a fault */
+        long left = fault.left;
+        struct cd_call *c;
+        struct pg_op op = {.kind = PG_OP_CHANGE};
+
+        fault.left = 0;
+        c = a_call();
+        op.change = change_of(c, 0);
+        cd_buf_init(&record, CD_SPOOL_REC_MAX);
+        cd_spool_rec_write(&record, &op, c, 1);
+        cd_change_free(op.change);
+        cd_call_free(c);
+        fault.left = left;
+    }
+    enum cd_spool_read r = cd_spool_rec_read(record.p, record.n, &rec, &used);
+    CHECK(r == CD_SPOOL_REC || (!faultless && r == CD_SPOOL_UNREAD));
+    CHECK_INT(used, record.n);
+    cd_spool_rec_done(&rec);
+}
+
 static void store_and_load(bool faultless)
 {
     struct cd_store *s = core.store;
@@ -333,6 +361,11 @@ static void stores(void)
     each_allocation(store_and_load);
 }
 
+static void spooled(void)
+{
+    each_allocation(read_record);
+}
+
 static void replies(void)
 {
     each_allocation(reply);
@@ -348,6 +381,7 @@ static void all(void)
     TAP_RUN(transactions);
     TAP_RUN(decisions);
     TAP_RUN(stores);
+    TAP_RUN(spooled);
     TAP_RUN(replies);
     core.store->ops->close(core.store);
 }

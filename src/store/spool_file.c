@@ -238,22 +238,21 @@ struct check {
     void *self;
 };
 
-/* Where does the next whole record begin? */
-static size_t next_record(const struct check *c)
+size_t spool_file_next(const uint8_t *p, size_t n, bool goes_on)
 {
-    for (size_t at = c->at + 1; at + CD_SPOOL_REC_HEAD <= c->n; at++) {
+    for (size_t at = 1; at < n; at++) {
         struct cd_spool_rec rec;
         enum cd_spool_read r;
         size_t used;
 
-        if (c->p[at] != (uint8_t)CD_SPOOL_MAGIC[0])
+        if (p[at] != (uint8_t)CD_SPOOL_MAGIC[0])
             continue;
-        r = cd_spool_rec_read(c->p + at, c->n - at, &rec, &used);
+        r = cd_spool_rec_read(p + at, n - at, &rec, &used);
         cd_spool_rec_done(&rec);
-        if (r == CD_SPOOL_REC)
+        if (r == CD_SPOOL_REC || r == CD_SPOOL_UNREAD || (r == CD_SPOOL_SHORT && goes_on))
             return at;
     }
-    return c->n;
+    return n;
 }
 
 static void set_aside(struct check *c, size_t until)
@@ -283,15 +282,20 @@ static size_t walk(struct check *c, bool last)
     while (c->at < c->n) {
         struct cd_spool_rec rec;
         size_t used, next;
+        enum cd_spool_read r = cd_spool_rec_read(c->p + c->at, c->n - c->at, &rec, &used);
 
-        if (cd_spool_rec_read(c->p + c->at, c->n - c->at, &rec, &used) == CD_SPOOL_REC) {
+        if (r == CD_SPOOL_REC) {
             take(c, &rec, used);
             cd_spool_rec_done(&rec);
             continue;
         }
+        if (r == CD_SPOOL_UNREAD) {
+            set_aside(c, c->at + used);
+            continue;
+        }
         if (only_zeros(c->p + c->at, c->n - c->at))
             return 0; /* allocated and not used */
-        next = next_record(c);
+        next = c->at + spool_file_next(c->p + c->at, c->n - c->at, false);
         if (next == c->n && last)
             return c->n - c->at;
         set_aside(c, next);

@@ -606,7 +606,7 @@ enum cd_spool_read cd_spool_rec_read(const void *bytes, size_t n, struct cd_spoo
         return CD_SPOOL_REC;
     }
     cd_spool_rec_done(out);
-    return CD_SPOOL_BAD;
+    return CD_SPOOL_UNREAD;
 }
 
 void cd_spool_rec_done(struct cd_spool_rec *r)

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "call/fsm.h"
+#include "store/spool_file.h"
 #include "store/spool_priv.h"
 
 #define WAVE_MAX 128
@@ -160,9 +161,24 @@ static void send(struct item *it)
     pg_put(pg_of(it->replay->store->pg), op);
 }
 
+/* Checked when it was opened, or written by us: a disk that changes its mind. */
+static void skip_damage(struct spool_store *s, const uint8_t *p, size_t n)
+{
+    size_t damaged = spool_file_next(p, n, true);
+
+    cd_log(CD_LOG_ERROR, "spool", "spool.damaged", NULL, "%zu bytes cannot be read back; they are kept in the file rejected",
+           damaged);
+    spool_log_reject(s->log, p, damaged);
+    s->rejected++;
+    spool_log_advance(s->log, damaged, 0); /* nobody knows how many it was; the end of the segment settles it */
+    spool_replay_stop(s);
+    spool_replay_go(s);
+}
+
 void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
 {
     struct spool_replay *r = s->replay;
+    enum cd_spool_read read = CD_SPOOL_END;
     size_t at = 0;
 
     if (!r)
@@ -176,7 +192,8 @@ void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
         struct item *it = &r->item[r->n];
         size_t used;
 
-        if (cd_spool_rec_read(p + at, n - at, &it->rec, &used) != CD_SPOOL_REC)
+        read = cd_spool_rec_read(p + at, n - at, &it->rec, &used);
+        if (read != CD_SPOOL_REC)
             break;
         if (!add_subjects(r, it->rec.op)) {
             cd_spool_rec_done(&it->rec);
@@ -187,13 +204,12 @@ void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
         at += used;
     }
     r->n_bytes = at;
-    if (r->n == 0) { /* checked when it was opened, or written by us: a disk that changes its mind */
-        cd_log(CD_LOG_ERROR, "spool", "spool.damaged", NULL, "%zu bytes cannot be read back", n);
-        spool_log_reject(s->log, p, n);
-        s->rejected++;
-        spool_log_advance(s->log, n, 1);
-        spool_replay_stop(s);
-        spool_replay_go(s);
+    if (r->n == 0 && read == CD_SPOOL_UNREAD) {
+        spool_leave(s, "no memory for what was spooled");
+        return;
+    }
+    if (r->n == 0) {
+        skip_damage(s, p, n);
         return;
     }
     r->open = 1; /* so that no answer ends the wave while it is being sent */
