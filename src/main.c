@@ -16,8 +16,6 @@
 
 #define EXIT_USAGE 2
 
-extern char **environ;
-
 static const char usage_text[] =
     "usage: matrix-calld [-c FILE] [COMMAND]\n"
     "\n"

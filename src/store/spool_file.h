@@ -28,8 +28,9 @@ struct spool_found {
 };
 /** Numbers of the segments there, ascending. @param out  to be freed. @return 0 or errno */
 int spool_file_list(int dir, uint64_t **out, size_t *n);
-/** Where behind the damage at @p p does the next whole record begin? @param goes_on  more follows these bytes: one that they
- * hold only the beginning of counts, too. @return at most @p n: nowhere */
+/** Where behind the damage at @p p does the next whole record begin?
+ * @param goes_on  more follows these bytes: a record that they hold only the beginning of counts, too
+ * @return at most @p n: nowhere */
 size_t spool_file_next(const uint8_t *p, size_t n, bool goes_on);
 /** Read and check a segment, make it whole: see spool_log_open().
  * @param last  a torn end is expected here. @return 0 or errno */

@@ -166,8 +166,8 @@ static void skip_damage(struct spool_store *s, const uint8_t *p, size_t n)
 {
     size_t damaged = spool_file_next(p, n, true);
 
-    cd_log(CD_LOG_ERROR, "spool", "spool.damaged", NULL, "%zu bytes cannot be read back; they are kept in the file rejected",
-           damaged);
+    cd_log(CD_LOG_ERROR, "spool", "spool.damaged", NULL,
+           "%zu bytes cannot be read back; they are kept in the file rejected", damaged);
     spool_log_reject(s->log, p, damaged);
     s->rejected++;
     spool_log_advance(s->log, damaged, 0); /* nobody knows how many it was; the end of the segment settles it */
