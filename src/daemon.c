@@ -16,6 +16,7 @@
 #include "base/json_mem.h"
 #include "base/log.h"
 #include "base/secret.h"
+#include "dev.h"
 #include "in/listener.h"
 #include "in/ws.h"
 #include "live.h"
@@ -233,12 +234,12 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
 }
 
 /* The key that seals tokens in the database and signs session tokens; without a file (there is one when
- * there is a database), or as --dev, one of this process alone. */
+ * there is a database), or as --dev without one in the environment, one of this process alone. */
 static enum cd_rc open_seal(struct cd_core *core, struct cd_err *err)
 {
     const struct cd_conf *f = core->conf;
 
-    if (!f->matrix.seal_key_file[0] || core->dev) {
+    if (!f->matrix.seal_key_file[0] || (core->dev && !cd_dev_keeps_key())) {
         core->seal = cd_seal_ephemeral();
         return core->seal ? CD_OK : cd_fail(err, CD_E_NO_MEMORY, NULL);
     }

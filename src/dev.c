@@ -15,6 +15,7 @@
 
 #define MAX_ENTRY 4096
 #define DEFAULT_LISTEN "127.0.0.1:3000"
+#define SEAL "CALLD_MATRIX_SEAL_KEY_FILE" /* and ..._PREVIOUS */
 #define SPOOL "CALLD_DATABASE_SPOOL_DIR="
 
 /* Whatever the environment says. */
@@ -60,7 +61,9 @@ static bool is_set(char *const *env, const char *like)
 
 static bool survives(const char *entry, const char *listen)
 {
-    if (strncmp(entry, "CALLD_MATRIX_", 13) == 0 || (listen && same_name(entry, "CALLD_SERVER_LISTEN")))
+    bool matrix = strncmp(entry, "CALLD_MATRIX_", 13) == 0 && strncmp(entry, SEAL, sizeof(SEAL) - 1) != 0;
+
+    if (matrix || (listen && same_name(entry, "CALLD_SERVER_LISTEN")))
         return false;
     for (size_t i = 0; i < N(forced); i++)
         if (same_name(entry, forced[i]))
@@ -118,6 +121,13 @@ char **cd_dev_environ(char *const *env, const char *listen)
     if (!is_set(env, SPOOL) && !(out[k++] = spool_entry(listen ? listen : DEFAULT_LISTEN)))
         return NULL;
     return out;
+}
+
+bool cd_dev_keeps_key(void)
+{
+    const char *file = getenv(SEAL);
+
+    return file && *file;
 }
 
 /* Everybody who can connect can be any user, so only this machine may. */

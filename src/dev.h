@@ -6,6 +6,8 @@
 
 #include "conf.h"
 
+/** Does the environment name a file for the key that signs session tokens? Else it ends with the process. */
+bool cd_dev_keeps_key(void);
 /** The environment that --dev is configured from: what is set, without what concerns a homeserver, and
  * with rates and connection counts lifted unless they are set.
  * @param env     the process's own, borrowed

@@ -2,12 +2,15 @@
 // refuses, what it lifts, what it says of itself.
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import test, { after } from 'node:test';
 import { refusedDev, startDev } from '../lib/dev-daemon.mjs';
 import { startPostgres } from '../lib/postgres.mjs';
 import { answerOf, candidateOf, offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
-import { query } from '../lib/stack.mjs';
+import { CallClient, query } from '../lib/stack.mjs';
 
 const running = [];
 
@@ -160,6 +163,20 @@ test('off loopback it does not start, however it is told to', async () => {
     ['--dev', '--listen']]) {
     const { status, stderr } = await refusedDev(args);
     assert.equal(status, 2, stderr);
+  }
+});
+
+test('a key file in the environment keeps session tokens good over a restart; without one they end', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'calld-key-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  for (const [env, status] of [[{ CALLD_MATRIX_SEAL_KEY_FILE: join(folder, 'seal.key') }, 200], [{}, 401]]) {
+    const first = await start({ env });
+    const { token } = await ok(first.as('alice').post('/api/calls/session-token'));
+    assert.equal((await new CallClient(first.origin, token).get('/api/calls/active')).status, 200);
+    assert.equal(await first.stop(), 0);
+    const second = await start({ env });
+    assert.equal((await new CallClient(second.origin, token).get('/api/calls/active')).status, status);
+    assert.equal(await second.stop(), 0);
   }
 });
 
