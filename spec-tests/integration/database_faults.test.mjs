@@ -3,13 +3,13 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chownSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chownSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { DevCall, control, metric, ready } from '../lib/dev-call.mjs';
 import { startDev } from '../lib/dev-daemon.mjs';
 import { ownPostgres } from '../lib/own-postgres.mjs';
-import { busyShare } from '../lib/process.mjs';
+import { busyShare, isStopped } from '../lib/process.mjs';
 import { execute, query, quote } from '../lib/stack.mjs';
 import { until } from '../lib/until.mjs';
 
@@ -195,24 +195,16 @@ test('its disk is full: 53100 in the log, the spool meanwhile, all of it there w
   call.close();
 });
 
-/** The server and its backends. */
-function signalAll(signal) {
-  const children = readFileSync(`/proc/${database.pid}/task/${database.pid}/children`, 'utf8').trim().split(' ');
-  for (const pid of [database.pid, ...children.map(Number)]) process.kill(pid, signal);
-}
-
-const isStopped = (pid) => / T /.test(readFileSync(`/proc/${pid}/stat`, 'utf8').split(')').at(-1).slice(0, 3));
-
 test('it hangs: what needs it waits, and nothing else does', limit, async (t) => {
   let hung = false;
   const wake = () => {
     hung = false;
-    signalAll('SIGCONT');
+    database.signalAll('SIGCONT');
   };
   t.after(() => hung && wake());
   const call = await DevCall.open(dev);
   const name = 'hang';
-  signalAll('SIGSTOP');
+  database.signalAll('SIGSTOP');
   hung = true;
   await until(() => isStopped(database.pid), { what: 'the server to be stopped', everyMs: 1 });
 

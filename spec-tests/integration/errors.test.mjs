@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import test, { after, before } from 'node:test';
+import { isStopped, signalWithChildren } from '../lib/process.mjs';
 import { offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
 import { binary, query, startStack } from '../lib/stack.mjs';
@@ -42,11 +43,13 @@ const path = (call, rest = '') => `/api/calls/${encodeURIComponent(call.callId)}
 
 /** Stops a server of the stack as a debugger would: its connections stay, and nothing is answered. */
 async function whileStopped(name, work) {
-  process.kill(stack.info.pids[name], 'SIGSTOP');
+  const pid = stack.info.pids[name];
+  signalWithChildren(pid, 'SIGSTOP');
   try {
+    await until(() => isStopped(pid), { what: `${name} to be stopped`, everyMs: 1 });
     await work();
   } finally {
-    process.kill(stack.info.pids[name], 'SIGCONT');
+    signalWithChildren(pid, 'SIGCONT');
   }
 }
 

@@ -6,6 +6,7 @@ import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync }
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { signalWithChildren } from './process.mjs';
 import { until } from './until.mjs';
 
 const root = process.getuid() === 0;
@@ -70,8 +71,7 @@ class OwnPostgres {
 
   /** To the server and its backends. */
   signalAll(name) {
-    const children = readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, 'utf8').trim().split(' ');
-    for (const pid of [this.pid, ...children.map(Number)]) process.kill(pid, name);
+    signalWithChildren(this.pid, name);
   }
 
   /** As a crash of the machine would: no goodbye, no checkpoint. */

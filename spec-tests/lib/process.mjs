@@ -1,4 +1,4 @@
-// A process from outside, as an administrator sees it: its descriptors, their limit, the CPU time it takes.
+// A process from outside, as an administrator sees it: its descriptors, their limit, the CPU time it takes, its stops.
 
 import { execFileSync } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
@@ -16,6 +16,16 @@ export const descriptorLimit = (pid) =>
 export function limitDescriptors(pid, n) {
   execFileSync('prlimit', ['--pid', String(pid), `--nofile=${n}:`]);
 }
+
+/** Sends a signal to a server and its children: those of PostgreSQL go on when only the server is stopped. */
+export function signalWithChildren(pid, name) {
+  process.kill(pid, name); // first, so that one that stops has no child after these
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+  for (const child of children) process.kill(Number(child), name);
+}
+
+/** Whether SIGSTOP has stopped it. */
+export const isStopped = (pid) => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)[0] === 'T';
 
 /** Seconds of CPU it has taken. */
 export function cpuSeconds(pid) {
