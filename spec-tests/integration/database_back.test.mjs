@@ -157,3 +157,30 @@ test('two daemons begin a call of the same two while it hangs: the later one to 
   assert.deepEqual(await rowOf(winner.callId).then((row) => row.status), 'declined');
   bob.close();
 });
+
+test('with another daemon about and its lease run out: what begins without the database is told to the room',
+  { ...limit, skip: !process.env.LONG_TESTS && 'takes half a minute: LONG_TESTS=1' }, async (t) => {
+    if (!b.runs) await b.start();
+    const [before, pair] = [await stack.newPair(), await stack.newPair()];
+    const old = await start(a, before, { ringSeconds: 120 }); // no offer yet: its invite waits
+    assert.equal((await seen(a, before.caller, old.callId)).matrixSignalling, 'waiting_for_offer');
+    const alice = await Tab.open(a.origin, before.caller);
+    database.signalAll('SIGSTOP');
+    t.after(() => database.signalAll('SIGCONT'));
+    const since = Date.now();
+    await until(() => Date.now() - since > 28000, { what: 'the lease to run out', seconds: 40 });
+    const made = await start(a, pair, { offer: offerOf('a') });
+    assert.equal(made.matrixSignalling, 'sent');
+    await until(async () => (await words(pair, made.callId)).length === 1, { what: 'its invite' });
+    await alice.command('join-call', { callId: old.callId });
+    await alice.command('webrtc-offer', { callId: old.callId, offer: offerOf('b') });
+    assert.equal((await seen(a, before.caller, old.callId)).matrixSignalling, 'waiting_for_offer');
+    await post(a, pair.caller, `/api/calls/${made.callId}/end`);
+    await until(async () => (await words(pair, made.callId)).at(-1) === 'hangup', { what: 'its hang-up' });
+    assert.deepEqual(await words(before, old.callId), [], 'another daemon may have it');
+    database.signalAll('SIGCONT');
+    await untilDegraded(a, []);
+    await until(async () => (await words(before, old.callId)).length === 1, { what: 'the invite that waited' });
+    assert.equal((await rowOf(made.callId)).status, 'canceled');
+    alice.close();
+  });
