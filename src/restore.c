@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "live.h"
+#include "nodes.h"
 
 static void restore_tokens(struct cd_core *core, const struct cd_live *l)
 {
@@ -110,7 +111,11 @@ void cd_restore_yield(void *arg, struct cd_stored_call *older, cd_spool_yield_fn
     struct cd_live *l;
 
     memcpy(id, older->call->id, sizeof(id));
-    cd_restore_one(core, older);
+    l = cd_live_get(core, id);
+    if (l && l->cur)
+        cd_nodes_adopt(l, older);
+    else
+        cd_restore_one(core, older);
     l = cd_live_get(core, id);
     if (!y || !l) {
         free(y);

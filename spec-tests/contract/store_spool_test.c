@@ -330,6 +330,40 @@ static void a_call_that_another_daemon_was_faster_with(void)
     forget();
 }
 
+/* The call was stored, but its row has gone, and another daemon's call stands there: the record of a later
+ * change says all that is left. */
+static void a_lost_row_whose_place_is_taken(void)
+{
+    struct cd_call *rival = kit_call("!lost0:x", "@b:x", "@a:x");
+    struct cd_store *s = open_through_proxy(), *other = kit_open_pg(kit_url);
+    char sql[160];
+
+    if (!CHECK(s) || !CHECK(other))
+        return;
+    a_call_each(s, "!lost", 0, 1);
+    strike(REFUSED);
+    until_spooling(s, true);
+    memory[0]->status = CD_ACCEPTED;
+    CHECK_INT(kit_put(s, kit_change(memory[0], 1)), CD_STORE_OK);
+    snprintf(sql, sizeof sql, "DELETE FROM %s.call_sessions WHERE id = '%s'", kit_schema, memory[0]->id);
+    free(kit_sql(sql));
+    CHECK_INT(kit_put(other, kit_change(rival, 0)), CD_STORE_OK);
+    displaced[0] = '\0';
+    heal(REFUSED);
+    until_spooling(s, false);
+    CHECK_STR(displaced, memory[0]->id);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    CHECK_INT(count("call_sessions WHERE room_id = '!lost0:x' AND version = 2 AND status = 'ended'"), 1);
+    CHECK_INT(count("call_sessions WHERE room_id = '!lost0:x' AND status = 'ringing'"), 1);
+    rival->status = CD_ENDED;
+    CHECK_INT(kit_put(other, kit_change(rival, 1)), CD_STORE_OK);
+    other->ops->close(other);
+    s->ops->close(s);
+    proxy_done(&P);
+    cd_call_free(rival);
+    forget();
+}
+
 static struct cd_store *yielder;
 static cd_spool_yield_fn yield_fn;
 static void *yield_arg;
@@ -518,6 +552,7 @@ static void all(void)
     TAP_RUN(disk_full);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
     TAP_RUN(a_call_that_another_daemon_was_faster_with);
+    TAP_RUN(a_lost_row_whose_place_is_taken);
     TAP_RUN(an_older_call_of_ours_yields);
     TAP_RUN(who_may_act_while_it_is_away);
     TAP_RUN(keys_outlive_the_database);

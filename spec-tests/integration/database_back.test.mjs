@@ -129,34 +129,41 @@ for (const killed of [false, true]) {
   });
 }
 
-test('two daemons begin a call of the same two while it hangs: the later one to write ends its own', limit, async (t) => {
-  const pair = await stack.newPair();
-  await b.start();
-  const bob = await Tab.open(a.origin, pair.callee);
-  database.signalAll('SIGSTOP');
-  t.after(() => { database.signalAll('SIGCONT'); a.child.kill('SIGCONT'); });
-  const [loser, winner] = [await start(a, pair, { ringSeconds: 120 }), await start(b, pair, { ringSeconds: 120 })];
-  await post(a, pair.callee, `/api/calls/${loser.callId}/answer`, { answer: answerOf('b') });
-  a.child.kill('SIGSTOP');
-  database.signalAll('SIGCONT');
-  await untilDegraded(b, []);
-  a.child.kill('SIGCONT');
-  await untilDegraded(a, []);
-  await bob.next('call-ended', loser.callId);
-  for (const node of [a, b]) {
-    const now = await seen(node, pair.caller, loser.callId);
-    assert.deepEqual([now.status, now.endReason], ['ended', 'replaced']);
-    assert.equal((await seen(node, pair.caller, winner.callId)).status, 'ringing');
-  }
-  assert.deepEqual(await typesOf(loser.callId), ['initiated', 'answered', 'ended']);
-  await bob.drain();
-  assert.equal(bob.all('call-ended', loser.callId).length, 1);
-  assert.match(a.said, /spool\.displaced/);
-  await post(a, pair.caller, `/api/calls/${loser.callId}/end`);
-  await post(a, pair.callee, `/api/calls/${winner.callId}/reject`);
-  assert.deepEqual(await rowOf(winner.callId).then((row) => row.status), 'declined');
-  bob.close();
-});
+for (const killed of [false, true]) {
+  test(`two daemons begin a call of the same two while it hangs: the later one to write ends its own${
+    killed ? ', also when it was killed' : ''}`, limit, async (t) => {
+    const pair = await stack.newPair();
+    if (!b.runs) await b.start();
+    const bob = await Tab.open(a.origin, pair.callee);
+    database.signalAll('SIGSTOP');
+    t.after(() => { bob.close(); database.signalAll('SIGCONT'); a.child.kill('SIGCONT'); });
+    const loser = await start(a, pair, { ringSeconds: 120, offer: offerOf('a') });
+    const winner = await start(b, pair, { ringSeconds: 120 });
+    await post(a, pair.callee, `/api/calls/${loser.callId}/answer`, { answer: answerOf('b') });
+    await until(async () => (await words(pair, loser.callId)).includes('select_answer'), { what: 'its Matrix events' });
+    if (killed) await a.stop('SIGKILL');
+    else a.child.kill('SIGSTOP');
+    database.signalAll('SIGCONT');
+    await untilDegraded(b, []);
+    if (killed) await a.start();
+    else a.child.kill('SIGCONT');
+    await untilDegraded(a, []);
+    for (const node of [a, b]) {
+      await until(async () => (await seen(node, pair.caller, loser.callId)).status === 'ended', { what: 'its end' });
+      assert.equal((await seen(node, pair.caller, loser.callId)).endReason, 'replaced');
+      assert.equal((await seen(node, pair.caller, winner.callId)).status, 'ringing');
+    }
+    assert.deepEqual(await typesOf(loser.callId), ['initiated', 'answered', 'ended']);
+    assert.match(a.said, /spool\.displaced/);
+    if (!killed) await bob.drain();
+    if (!killed) assert.equal(bob.all('call-ended', loser.callId).length, 1);
+    await post(a, pair.caller, `/api/calls/${loser.callId}/end`);
+    await until(async () => (await words(pair, loser.callId)).filter((word) => word === 'hangup').length === 1,
+      { what: 'its hang-up' });
+    await post(a, pair.callee, `/api/calls/${winner.callId}/reject`);
+    assert.deepEqual(await rowOf(winner.callId).then((row) => row.status), 'declined');
+  });
+}
 
 test('with another daemon about and its lease run out: what begins without the database is told to the room',
   { ...limit, skip: !process.env.LONG_TESTS && 'takes half a minute: LONG_TESTS=1' }, async (t) => {

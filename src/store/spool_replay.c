@@ -377,32 +377,32 @@ static void on_yielded(void *arg, bool ended)
     wave_done(it->replay);
 }
 
-static bool is_newer(const struct item *it, const struct cd_stored_call *rival)
+static bool gives_way(const struct item *it, const struct cd_stored_call *rival)
 {
     return !rival->elsewhere && rival->call->initiated_at <= it->rec.row->initiated_at &&
-           !cd_status_final(as_spooled(it)->status);
+           it->replay->store->conf.yield;
 }
 
 static void on_rival(void *arg, enum cd_store_rc rc, struct cd_stored_call *rival)
 {
     struct item *it = arg;
     struct spool_store *s = it->replay->store;
+    bool over;
 
     if (!is_wanted(it)) {
         cd_stored_call_free(rival);
         return;
     }
+    over = cd_status_final(as_spooled(it)->status);
     if (rc != CD_STORE_OK) {
         it->state = IT_DOWN;
     } else if (!rival || cd_status_final(rival->call->status)) {
         send(it);
-    } else if (!is_newer(it, rival)) {
-        lose(it);
-    } else if (s->conf.ready) { /* its modules have not begun */
+    } else if (!over && s->conf.ready) { /* who has to tell of an end has not begun */
         cd_stored_call_free(rival);
         spool_begin_without(s);
         return;
-    } else if (s->conf.yield) {
+    } else if (!over && gives_way(it, rival)) {
         cd_log(CD_LOG_WARN, "spool", "spool.yields", &(struct cd_log_ctx){.call_id = rival->call->id},
                "call %s was begun in its place without PostgreSQL: it ends", it->rec.row->id);
         s->displaced++;
@@ -421,7 +421,10 @@ static void on_rival(void *arg, enum cd_store_rc rc, struct cd_stored_call *riva
 static void meet_rival(struct item *it)
 {
     struct cd_store *pg = it->replay->store->pg;
+    struct cd_change *ch = it->rec.op->change;
 
+    ch->call = it->rec.row; /* its own row is not there, whatever the record expects */
+    ch->expect_version = 0;
     it->replay->open++;
     pg->ops->load_call(pg, it->rival, on_rival, it);
 }
