@@ -6,10 +6,10 @@
 #define TAP_SECONDS 120
 #include "tap.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/json_mem.h"
 #include "base/log.h"
 #include "call/fsm.h"
 #include "calls/input.h"
@@ -392,7 +392,7 @@ int main(void)
     static char *const env[] = {no_homeserver, NULL};
     struct cd_err err = {0};
 
-    json_set_alloc_funcs(__wrap_malloc, free);
+    cd_json_mem_setup(); /* its malloc is one of ours */
     cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
     if (cd_conf_load(NULL, env, &core.conf, stderr, &err) != CD_OK || !await_run(all))
         return 1;
