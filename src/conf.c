@@ -50,14 +50,22 @@ static void free_text(char *s)
     free(s);
 }
 
-void cd_conf_set_text(char **field, const char *value)
+void cd_conf_starved(struct conf_load *l)
 {
-    char *copy = strdup(value);
+    cd_conf_error(l, l->path ? l->path : "configuration", "out of memory");
+}
 
-    if (!copy)
-        abort(); /* at start-up, before anything could be lost */
+bool cd_conf_set_text(struct conf_load *l, char **field, const char *value)
+{
+    char *copy = value ? strdup(value) : NULL;
+
+    if (!copy) {
+        cd_conf_starved(l);
+        return false;
+    }
     free_text(*field);
     *field = copy;
+    return true;
 }
 
 const char *cd_conf_where(const struct conf_load *l, const char *section, const char *name)
@@ -156,10 +164,12 @@ static void set_list(struct conf_load *l, const struct conf_key *k, const char *
             cd_buf_addc(&b, k->type == CONF_WORDS ? ' ' : ',');
         cd_buf_adds(&b, item);
     }
-    if (!copy || b.failed)
+    if (!copy || b.no_memory)
+        cd_conf_starved(l);
+    else if (b.failed)
         cd_conf_error(l, where, "%s is too long", k->name);
     else
-        cd_conf_set_text(out, b.n ? b.p : "");
+        cd_conf_set_text(l, out, b.n ? b.p : "");
     cd_buf_done(&b);
     free(copy);
 }
@@ -194,7 +204,7 @@ static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_
         if (*v && !is_choice(k->allowed, v))
             refuse(l, k, where, v, v, k->allowed);
         else
-            cd_conf_set_text(field, v);
+            cd_conf_set_text(l, field, v);
         return;
     case CONF_WORDS:
     case CONF_COMMAS:
@@ -204,7 +214,7 @@ static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_
         if (*v && k->shape && !k->shape(v))
             refuse(l, k, where, v, v, k->allowed);
         else
-            cd_conf_set_text(field, v);
+            cd_conf_set_text(l, field, v);
         break;
     }
     if (!*v && (k->flags & CONF_FILLED))
@@ -217,8 +227,8 @@ static void set_all(struct conf_load *l, struct cd_conf *c)
         const struct conf_key *k = &cd_conf_keys[i];
         const struct conf_raw *r = &l->raw[i];
 
-        if (is_text(k))
-            cd_conf_set_text(field_of(c, k), ""); /* never NULL, whatever follows */
+        if (is_text(k) && !cd_conf_set_text(l, field_of(c, k), "")) /* never NULL, whatever follows */
+            return;
         set_value(l, c, k, r->text ? r->where : k->full, r->text ? r->text : k->def);
     }
 }
@@ -260,6 +270,17 @@ enum cd_rc cd_conf_load(const char *path, char *const *environ_, struct cd_conf 
     return CD_OK;
 }
 
+static void drop_texts(struct old_text *list)
+{
+    while (list) {
+        struct old_text *next = list->next;
+
+        free_text(list->text);
+        free(list);
+        list = next;
+    }
+}
+
 void cd_conf_free(struct cd_conf *c)
 {
     struct conf_box *box = (struct conf_box *)c;
@@ -270,13 +291,7 @@ void cd_conf_free(struct cd_conf *c)
         if (is_text(&cd_conf_keys[i]))
             free_text(*(char **)field_of(c, &cd_conf_keys[i]));
     }
-    while (box->old) {
-        struct old_text *next = box->old->next;
-
-        free_text(box->old->text);
-        free(box->old);
-        box->old = next;
-    }
+    drop_texts(box->old);
     free(box);
 }
 
@@ -291,27 +306,46 @@ static bool same(const struct cd_conf *a, const struct cd_conf *b, const struct 
     return strcmp(*(char *const *)x, *(char *const *)y) == 0;
 }
 
-/* @return false out of memory: the running value stays */
-static bool adopt_text(struct cd_conf *running, char **field, const char *value)
+/* Copies of the texts that will change, in the table's order. @return false out of memory */
+static bool copy_texts(const struct cd_conf *running, const struct cd_conf *fresh, struct old_text **out)
 {
-    struct conf_box *box = (struct conf_box *)running;
-    struct old_text *old = malloc(sizeof *old);
-    char *copy = strdup(value);
+    struct old_text *list = NULL, **end = &list;
 
-    if (!old || !copy) {
-        free(old);
-        free(copy);
-        return false;
+    for (size_t i = 0; i < cd_conf_key_count; i++) {
+        const struct conf_key *k = &cd_conf_keys[i];
+        struct old_text *t;
+
+        if (!is_text(k) || !(k->flags & CONF_RELOAD) || same(running, fresh, k))
+            continue;
+        t = calloc(1, sizeof *t);
+        *end = t;
+        if (!t || !(t->text = strdup(*(char *const *)field_of_const(fresh, k)))) {
+            drop_texts(list);
+            return false;
+        }
+        end = &t->next;
     }
-    old->text = *field;
-    old->next = box->old;
-    box->old = old;
-    *field = copy;
+    *out = list;
     return true;
 }
 
-void cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *problems)
+/* The copy comes, and the old text stays for whoever kept a pointer to it. */
+static void adopt_text(struct conf_box *box, char **field, struct old_text *t)
 {
+    char *old = *field;
+
+    *field = t->text;
+    t->text = old;
+    t->next = box->old;
+    box->old = t;
+}
+
+bool cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *problems)
+{
+    struct old_text *texts;
+
+    if (!copy_texts(running, fresh, &texts))
+        return false;
     for (size_t i = 0; i < cd_conf_key_count; i++) {
         const struct conf_key *k = &cd_conf_keys[i];
         void *to = field_of(running, k);
@@ -322,15 +356,18 @@ void cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *
         if (!(k->flags & CONF_RELOAD)) {
             if (problems)
                 fprintf(problems, "%s: a change needs a restart; ignored\n", k->full);
-            continue;
-        }
-        if (k->type == CONF_BOOL)
+        } else if (k->type == CONF_BOOL) {
             *(bool *)to = *(const bool *)from;
-        else if (k->type == CONF_INT)
+        } else if (k->type == CONF_INT) {
             *(long *)to = *(const long *)from;
-        else if (!adopt_text(running, to, *(char *const *)from) && problems)
-            fprintf(problems, "%s: out of memory; unchanged\n", k->full);
+        } else {
+            struct old_text *t = texts;
+
+            texts = t->next;
+            adopt_text((struct conf_box *)running, to, t);
+        }
     }
+    return true;
 }
 
 static void print_value(const struct cd_conf *c, const struct conf_key *k, FILE *out)

@@ -68,7 +68,7 @@ void cd_conf_print_sample(FILE *out);
 /** The values in force, secrets masked. */
 void cd_conf_dump(const struct cd_conf *c, FILE *out);
 /** Keys that SIGHUP may change; others need a restart. Copies them from @p fresh into @p running
- * and names what was ignored to @p problems. */
-void cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *problems);
+ * and names what was ignored to @p problems. @return false out of memory: nothing was changed */
+bool cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *problems);
 
 #endif

@@ -60,8 +60,7 @@ static void apply_port(struct conf_load *l, struct cd_conf *c)
         }
         at += n + strspn(at + n, " ");
     }
-    if (b.p && !b.failed)
-        cd_conf_set_text(&c->server.listen, b.p);
+    cd_conf_set_text(l, &c->server.listen, b.failed ? NULL : b.p);
     cd_buf_done(&b);
 }
 
@@ -80,7 +79,7 @@ static void settle_proxy(struct conf_load *l, struct cd_conf *c)
     char **v = &c->server.trust_proxy;
 
     if (!strcmp(*v, "false"))
-        cd_conf_set_text(v, "");
+        cd_conf_set_text(l, v, "");
     else if (strcmp(*v, "true") != 0 && (strstr(*v, "true") || strstr(*v, "false")))
         cd_conf_error(l, cd_conf_where(l, "server", "trust_proxy"),
                       "true and false stand alone; otherwise list addresses");
@@ -90,7 +89,7 @@ static void settle_proxy(struct conf_load *l, struct cd_conf *c)
 }
 
 /* Without turn_mode the other settings say what was meant. */
-static void infer_turn_mode(struct cd_conf *c)
+static void infer_turn_mode(struct conf_load *l, struct cd_conf *c)
 {
     const char *mode = "off";
 
@@ -104,7 +103,7 @@ static void infer_turn_mode(struct cd_conf *c)
         mode = "secret";
     else if (filled(c->ice.stun_urls))
         mode = "stun";
-    cd_conf_set_text(&c->ice.turn_mode, mode);
+    cd_conf_set_text(l, &c->ice.turn_mode, mode);
 }
 
 /* One setting that turn_mode asks for. */
@@ -124,7 +123,7 @@ static void check_ice(struct conf_load *l, struct cd_conf *c)
 {
     bool custom, secret;
 
-    infer_turn_mode(c);
+    infer_turn_mode(l, c);
     custom = !strcmp(c->ice.turn_mode, "custom");
     secret = !strcmp(c->ice.turn_mode, "secret");
     if (custom || secret)
@@ -148,7 +147,7 @@ static void take(struct conf_load *l, const char *name, char **field, const char
     if (!from_registration)
         return;
     if (!filled(*field))
-        cd_conf_set_text(field, from_registration);
+        cd_conf_set_text(l, field, from_registration);
     else if (strcmp(*field, from_registration) != 0)
         cd_conf_warn(l, cd_conf_where(l, "matrix", name),
                      "%s differs from the registration file's; this one is used", name);
@@ -215,8 +214,7 @@ static void default_in_state(struct conf_load *l, char **path, const char *name)
     else
         cd_buf_adds(&b, STATE_DIRECTORY_DEFAULT);
     cd_buf_adds(&b, name);
-    if (b.p && !b.failed)
-        cd_conf_set_text(path, b.p);
+    cd_conf_set_text(l, path, b.failed ? NULL : b.p);
     cd_buf_done(&b);
 }
 

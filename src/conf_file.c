@@ -126,6 +126,8 @@ static void keep(struct conf_load *l, long key, enum conf_rank rank, bool names_
     free(r->where);
     r->text = strndup(value.p, value.n);
     r->where = strdup(where);
+    if (!r->text || !r->where)
+        cd_conf_starved(l);
     r->rank = rank;
     r->line = line;
     r->names_file = names_file;

@@ -114,7 +114,10 @@ void cd_conf_cross(struct conf_load *l, struct cd_conf *c);
 const char *cd_conf_where(const struct conf_load *l, const char *section, const char *name);
 bool cd_conf_is_set(const struct conf_load *l, const char *section, const char *name);
 
-/** Replace an owned text of the configuration, wiping the old one. */
-void cd_conf_set_text(char **field, const char *value);
+/** Note that there was no memory: the configuration is refused. */
+void cd_conf_starved(struct conf_load *l);
+/** Replace an owned text of the configuration, wiping the old one.
+ * @param value  NULL: could not be made. @return false out of memory: noted, and the old text stays */
+bool cd_conf_set_text(struct conf_load *l, char **field, const char *value);
 
 #endif

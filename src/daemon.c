@@ -368,8 +368,8 @@ static void reload(struct daemon *d)
     enum cd_rc rc = findings ? cd_conf_load(d->conf_path, environ, &fresh, findings, &err)
                              : cd_fail(&err, CD_E_NO_MEMORY, NULL);
 
-    if (rc == CD_OK)
-        cd_conf_reload(d->core.conf, fresh, findings);
+    if (rc == CD_OK && !cd_conf_reload(d->core.conf, fresh, findings))
+        rc = cd_fail(&err, CD_E_NO_MEMORY, NULL);
     if (findings)
         fclose(findings);
     if (said)
