@@ -25,6 +25,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/spare.h"
 #include "loop/timer.h"
 #include "loop/worker.h"
 
@@ -87,9 +88,12 @@ void cd_loop_set_ws_callback(int (*cb)(struct lws *wsi, int reason, void *user, 
 
 /* --- sources ------------------------------------------------------------------------- */
 
+/* libcurl and libpq give up, for long, when a socket of theirs cannot be watched. */
+static struct cd_spare ios = CD_SPARE(struct cd_io, 64);
+
 struct cd_io *cd_io_add(struct cd_loop *loop, int fd, uint32_t events, cd_io_fn fn, void *arg)
 {
-    struct cd_io *io = calloc(1, sizeof(*io));
+    struct cd_io *io = cd_spare_take(&ios);
     struct epoll_event ev = {.events = events, .data.ptr = io};
 
     if (!io)
@@ -100,7 +104,7 @@ struct cd_io *cd_io_add(struct cd_loop *loop, int fd, uint32_t events, cd_io_fn 
     io->arg = arg;
     if (epoll_ctl(loop->ep, EPOLL_CTL_ADD, fd, &ev) < 0) {
         cd_log(CD_LOG_ERROR, "loop", "io.add", NULL, "epoll_ctl ADD fd %d: errno %d", fd, errno);
-        free(io);
+        cd_spare_give(&ios, io);
         return NULL;
     }
     return io;
@@ -124,7 +128,7 @@ void cd_io_del(struct cd_io *io)
     io->dead = true;
     epoll_ctl(io->loop->ep, EPOLL_CTL_DEL, io->fd, NULL);
     if (!io->loop->in_turn) {
-        free(io);
+        cd_spare_give(&ios, io);
         return;
     }
     io->next = io->loop->graveyard;
@@ -137,7 +141,7 @@ static void bury(struct cd_loop *loop)
         struct cd_io *io = loop->graveyard;
 
         loop->graveyard = io->next;
-        free(io);
+        cd_spare_give(&ios, io);
     }
 }
 
@@ -458,6 +462,7 @@ struct cd_loop *cd_loop_new(const struct cd_loop_conf *conf)
 
     if (!loop)
         return NULL;
+    cd_spare_fill(&ios);
     limit_fds(conf->max_fds);
     if (start_own(loop) < 0 || start_lws(loop, conf->force_poll) < 0) {
         cd_log(CD_LOG_ERROR, "loop", "loop.start", NULL, "the event loop does not start: errno %d",

@@ -13,7 +13,9 @@
 #include "base/buf.h"
 #include "base/scan.h"
 #include "base/secret.h"
+#include "base/spare.h"
 #include "loop/loop.h"
+#include "out/fetch_mem.h"
 
 #define DEFAULT_TIMEOUT_MS 15000
 #define CONNECT_TIMEOUT_MS 5000
@@ -147,10 +149,9 @@ static size_t on_body(char *p, size_t size, size_t n, void *arg)
     struct flight *f = arg;
 
     cd_buf_add(&f->body_in, p, size * n);
-    if (f->body_in.failed) {
-        f->too_large = true;
+    f->too_large = f->body_in.failed && !f->body_in.no_memory;
+    if (f->body_in.failed)
         return 0;
-    }
     return size * n;
 }
 
@@ -181,6 +182,9 @@ struct watch {
     curl_socket_t fd;
 };
 
+/* A socket that cannot be watched makes curl give up all of its requests. */
+static struct cd_spare watches = CD_SPARE(struct watch, 2 * MAX_CONNECTIONS);
+
 static void on_ready(void *arg, uint32_t events)
 {
     struct watch *w = arg;
@@ -208,7 +212,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *so
         if (w) {
             cd_io_del(w->io);
             curl_multi_assign(pool->multi, fd, NULL);
-            free(w);
+            cd_spare_give(&watches, w);
         }
         return 0;
     }
@@ -220,13 +224,13 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *so
         cd_io_mod(w->io, events);
         return 0;
     }
-    w = calloc(1, sizeof(*w));
+    w = cd_spare_take(&watches);
     if (!w)
         return -1;
     *w = (struct watch){.pool = pool, .fd = fd};
     w->io = cd_io_add(pool->loop, fd, events, on_ready, w);
     if (!w->io) {
-        free(w);
+        cd_spare_give(&watches, w);
         return -1;
     }
     curl_multi_assign(pool->multi, fd, w);
@@ -328,7 +332,7 @@ uint64_t cd_fetch(struct cd_fetch_pool *pool, const struct cd_fetch_req *req, cd
     struct flight *f;
     long timeout_ms = req->timeout_ms > 0 ? req->timeout_ms : DEFAULT_TIMEOUT_MS;
 
-    if (pool->closing || pool->n_flights >= MAX_FLIGHTS)
+    if (pool->closing || pool->n_flights >= MAX_FLIGHTS || !cd_fm_ready())
         return 0;
     f = calloc(1, sizeof(*f));
     if (!f)
@@ -381,7 +385,10 @@ struct cd_fetch_pool *cd_fetch_new(struct cd_loop *loop)
     if (!pool)
         return NULL;
     pool->loop = loop;
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
+    cd_fm_setup();
+    cd_spare_fill(&watches);
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, cd_fm_malloc, cd_fm_free, cd_fm_realloc,
+                             cd_fm_strdup, cd_fm_calloc) != CURLE_OK) {
         free(pool);
         return NULL;
     }
