@@ -29,7 +29,8 @@ static struct cd_spare ops_aside = CD_SPARE(struct pg_op, 256);
 void pg_op_free(struct pg_op *op)
 {
     cd_change_free(op->change);
-    free(op->key);
+    if (op->key != op->short_key)
+        free(op->key);
     free(op->device);
     free(op->data);
     cd_members_free(op->members, op->n_members);
@@ -336,6 +337,16 @@ void pg_submit_leave(struct pg_store *s, cd_done_fn fn, void *arg)
     put_own(s, op);
 }
 
+static bool set_txn(struct pg_op *op, const char *txn_id)
+{
+    size_t n = strlen(txn_id) + 1;
+
+    if (n > sizeof op->short_key)
+        return cd_dup(&op->key, txn_id);
+    op->key = memcpy(op->short_key, txn_id, n);
+    return true;
+}
+
 static void outbox_tried(struct cd_store *b, const char *txn_id, int attempts, cd_done_fn fn, void *arg)
 {
     struct pg_op *op = op_new(PG_OP_TRIED, arg);
@@ -344,7 +355,7 @@ static void outbox_tried(struct cd_store *b, const char *txn_id, int attempts, c
         return;
     op->done_fn = fn;
     op->number = attempts;
-    submit_or_drop(pg_of(b), op, cd_dup(&op->key, txn_id));
+    submit_or_drop(pg_of(b), op, set_txn(op, txn_id));
 }
 
 static void outbox_done(struct cd_store *b, const char *txn_id)
@@ -352,7 +363,7 @@ static void outbox_done(struct cd_store *b, const char *txn_id)
     struct pg_op *op = op_new(PG_OP_DONE, NULL);
 
     if (op)
-        submit_or_drop(pg_of(b), op, cd_dup(&op->key, txn_id));
+        submit_or_drop(pg_of(b), op, set_txn(op, txn_id));
 }
 
 static bool copy_bytes(struct pg_op *op, const void *p, size_t n)

@@ -41,6 +41,7 @@ struct pg_op {
     void *arg;
     struct cd_change *change;
     char *key, *device; /* txn id, user id or reason; device id */
+    char short_key[48]; /* where key stands when it is a transaction id: noting what was sent needs no memory */
     int number;         /* attempts, or size of the quarantined event */
     uint8_t *data;      /* sealed token, hash, quarantined bytes */
     size_t n_data;

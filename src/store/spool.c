@@ -232,6 +232,18 @@ static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, 
     return true;
 }
 
+static void hold(struct spool_store *s, struct pg_op *op)
+{
+    if (s->n_held >= HELD_MAX) {
+        answer(s, op, CD_STORE_FULL);
+        return;
+    }
+    op->next = NULL;
+    *s->held_end = op;
+    s->held_end = &op->next;
+    s->n_held++;
+}
+
 static void spool(struct spool_store *s, struct pg_op *op)
 {
     enum cd_store_rc rc = judge(s, op);
@@ -252,20 +264,10 @@ static void spool(struct spool_store *s, struct pg_op *op)
         rc = CD_STORE_FULL;
     }
     cd_buf_done(&b);
-    if (rc != CD_STORE_OK)
+    if (rc != CD_STORE_OK && !op->commit_fn && !op->done_fn)
+        hold(s, op); /* nobody asks for it again; the database will have it when it is back */
+    else if (rc != CD_STORE_OK)
         answer(s, op, rc);
-}
-
-static void hold(struct spool_store *s, struct pg_op *op)
-{
-    if (s->n_held >= HELD_MAX) {
-        answer(s, op, CD_STORE_FULL);
-        return;
-    }
-    op->next = NULL;
-    *s->held_end = op;
-    s->held_end = &op->next;
-    s->n_held++;
 }
 
 /* What was submitted while the PostgreSQL store is diverted, or was handed back by it. */

@@ -17,6 +17,7 @@
 #include "base/budget.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/spare.h"
 #include "loop/worker.h"
 #include "store/spool_file.h"
 
@@ -117,6 +118,10 @@ static void work(void *arg)
     atomic_store(&j->running, false);
 }
 
+/* What waits to be written is known to degraded mode already: it must not fail for want of memory. */
+static struct cd_spare jobs = CD_SPARE(struct job, 8);
+static struct cd_spare segments = CD_SPARE(struct segment, 4);
+
 static void job_free(struct job *j)
 {
     *j->prev = j->next;
@@ -124,14 +129,14 @@ static void job_free(struct job *j)
         j->next->prev = j->prev;
     if (j->kind != JOB_WRITE)
         free(j->p);
-    free(j);
+    cd_spare_give(&jobs, j);
 }
 
 static void done(void *arg);
 
 static struct job *job_new(struct spool_log *l, enum job_kind kind)
 {
-    struct job *j = calloc(1, sizeof *j);
+    struct job *j = cd_spare_take(&jobs);
 
     if (!j)
         return NULL;
@@ -187,7 +192,7 @@ bool spool_log_room(const struct spool_log *l, enum spool_class cls, size_t byte
 
 static struct segment *segment_add(struct spool_log *l, uint64_t number)
 {
-    struct segment *s = calloc(1, sizeof *s);
+    struct segment *s = cd_spare_take(&segments);
 
     if (!s)
         return NULL;
@@ -233,7 +238,7 @@ static void drop_read(struct spool_log *l)
         if (!l->first)
             l->last = NULL;
         l->read_at = 0;
-        free(s);
+        cd_spare_give(&segments, s);
     }
 }
 
@@ -654,6 +659,8 @@ struct spool_log *spool_log_open(struct cd_loop *loop, const struct spool_log_co
         cd_fail(err, CD_E_NO_MEMORY, NULL);
         return NULL;
     }
+    cd_spare_fill(&jobs);
+    cd_spare_fill(&segments);
     l->loop = loop;
     l->ops = ops;
     l->self = self;
@@ -706,7 +713,7 @@ static void really_close(struct spool_log *l)
 
         l->first = s->next;
         segment_end(s);
-        free(s);
+        cd_spare_give(&segments, s);
     }
     free(l);
 }
