@@ -3,7 +3,7 @@
 // In the suite a random part of them (OOM_SEED makes it come back), with LONG_TESTS all.
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
@@ -75,7 +75,7 @@ async function audit(daemon, url, ledger, since) {
     .filter(({ type }) => /invite|answer|hangup|reject/.test(type)).map(({ type, sender, content }) => `${content.call_id} ${type} ${sender}`));
   const problems = [];
   for (const [id, { types: told, label }] of ledger) {
-    for (const type of told) if (!types.has(`${id} ${type}`)) problems.push(`lost: ${type} of ${id} (${label})`);
+    for (const type of told) if (!types.has(`${id} ${type}`)) problems.push(`lost: ${type} of ${id} (${label}), there are ${[...types.keys()].filter((key) => key.startsWith(id)).map((key) => key.split(' ')[1])}`);
   }
   for (const [key, n] of types) {
     if (n > 1 && /(initiated|answered|connected|over)$/.test(key)) problems.push(`doubled: ${key} ${n} times (${ledger.get(key.split(' ')[0])?.label})`);
@@ -134,6 +134,7 @@ async function walkAll(t, steps, { database: url } = {}) {
   for (const [answer, n] of sums.answers) t.diagnostic(`${n} x ${answer}`);
   assert.deepEqual(sums.failed, []);
   assert.ok(sums.hit > sums.rounds / 2, 'the faults did happen');
+  if (process.env.OOM_LOG) writeFileSync(process.env.OOM_LOG, daemon.log.join('\n'));
   if (url) assert.deepEqual(await audit(daemon, url, ledger, since), []);
 }
 
