@@ -1,6 +1,7 @@
 // Memory runs out under the whole daemon, libraries included: each allocation of a step of a call fails in turn. Then
 // somebody is told, nothing crashes or hangs, the same step works when asked for again, and the books are right.
-// In the suite a random part of them (OOM_SEED makes it come back), with LONG_TESTS all.
+// In the suite a random part of them (OOM_SEED makes it come back), with LONG_TESTS all. By hand: OOM_SECONDS a test,
+// OOM_ONLY=STEP,FIRST,LAST,TIMES for some allocations of one step, OOM_SHOW=1 for each walk, OOM_LOG=FILE for the log.
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -100,14 +101,14 @@ async function walkAll(t, steps, { database: url } = {}) {
   const needs = (await walkThrough(daemon, ledger, steps, null, 'counting')).map(({ seen }) => seen);
   const plan = shuffled(needs.flatMap((n, at) => Array.from({ length: Math.ceil(n * 1.1) + 3 }, (_, k) => k + 1)
     .flatMap((nth) => [1, LASTING].map((times) => ({ at, nth, times, all: true })))), random);
-  if (process.env.OOM_ONLY) { // STEP,FIRST,LAST,TIMES
+  if (process.env.OOM_ONLY) {
     const [at, first, last, times] = process.env.OOM_ONLY.split(',').map(Number);
     plan.splice(0, plan.length, ...Array.from({ length: last - first + 1 }, (_, k) => ({ at, nth: first + k, times, all: true })));
   }
-  const until_ = Date.now() + SECONDS * 1000;
+  const end = Date.now() + SECONDS * 1000;
   const sums = { rounds: 0, hit: 0, faults: 0, told: 0, again: 0, answers: new Map(), failed: [] };
   for (const fault of plan) {
-    if (Date.now() > until_) break;
+    if (Date.now() > end) break;
     const label = `${steps[fault.at][0]}, allocation ${fault.nth}, ${fault.times} times`;
     const began = Date.now();
     let outs;
@@ -119,7 +120,9 @@ async function walkAll(t, steps, { database: url } = {}) {
       if (sums.failed.length >= PROBLEMS || ended !== null) break;
       continue;
     }
-    if (process.env.OOM_SHOW) console.log(`${label}: ${Date.now() - began} ms, ${outs.map((o) => o.ms)}, ${outs[fault.at].faults} faults, ${outs[fault.at].told}, ${(await faults.where(program)).slice(0, 200)}`);
+    if (process.env.OOM_SHOW) {
+      console.log(`${label}: ${Date.now() - began} ms, ${outs[fault.at].faults} faults, ${outs[fault.at].told}, ${await faults.where(program)}`);
+    }
     const out = outs[fault.at];
     sums.rounds += 1;
     sums.hit += out.faults > 0;
