@@ -6,7 +6,11 @@
 #define TAP_SECONDS 120
 #include "tap.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json_mem.h"
@@ -20,7 +24,7 @@
 #include "live.h"
 #include "loop/loop.h"
 #include "store/mem.h"
-#include "store/spool_rec.h"
+#include "store/spool_file.h"
 
 /* --- the fault ---------------------------------------------------------------------------------- */
 
@@ -277,9 +281,59 @@ static void read_record(bool faultless)
         fault.left = left;
     }
     enum cd_spool_read r = cd_spool_rec_read(record.p, record.n, &rec, &used);
-    CHECK(r == CD_SPOOL_REC || (!faultless && r == CD_SPOOL_UNREAD));
+    CHECK(r == CD_SPOOL_REC || (!faultless && r == CD_SPOOL_STARVED));
     CHECK_INT(used, record.n);
     cd_spool_rec_done(&rec);
+}
+
+#define SEGMENT_RECORDS 40 /* more than a buffer's first size */
+
+static int folder; /* of the spool */
+
+static uint64_t make_segment(void)
+{
+    int fd = spool_file_new(folder, 1, false);
+    struct cd_buf b;
+    uint64_t size;
+
+    cd_buf_init(&b, 1 << 20);
+    for (int i = 0; i < SEGMENT_RECORDS; i++) {
+        struct pg_op op = {.kind = PG_OP_DONE, .key = op.short_key};
+
+        snprintf(op.short_key, sizeof op.short_key, "t%d", i);
+        cd_spool_rec_write(&b, &op, NULL, 1);
+    }
+    size = SPOOL_HEAD + b.n;
+    CHECK_INT(spool_file_write(fd, SPOOL_HEAD, b.p, b.n), 0);
+    CHECK_INT(pwrite(fd, CD_SPOOL_MAGIC "torn", 8, (off_t)size), 8);
+    cd_buf_done(&b);
+    close(fd);
+    return size;
+}
+
+/* Nor is anything of it cut off, or left unread, when it is opened with little memory. */
+static void open_segment(bool faultless)
+{
+    static uint64_t size;
+    struct spool_found f;
+    struct stat st;
+    int err;
+
+    if (!size) {
+        long left = fault.left;
+
+        fault.left = 0;
+        size = make_segment();
+        fault.left = left;
+    }
+    err = spool_file_check(folder, 1, true, 1 << 20, NULL, NULL, &f);
+    CHECK(err == 0 || (!faultless && err == ENOMEM));
+    if (err == 0) {
+        CHECK_INT(f.records, SEGMENT_RECORDS);
+        CHECK_INT(f.size, size);
+    }
+    CHECK(fstatat(folder, "0000000001.seg", &st, 0) == 0 && (uint64_t)st.st_size >= size);
+    CHECK(fstatat(folder, "rejected", &st, 0) != 0);
 }
 
 static void store_and_load(bool faultless)
@@ -366,6 +420,20 @@ static void spooled(void)
     each_allocation(read_record);
 }
 
+static void segments(void)
+{
+    char name[] = "/tmp/oom_test.XXXXXX";
+
+    if (!CHECK(mkdtemp(name) != NULL))
+        return;
+    folder = open(name, O_RDONLY | O_DIRECTORY);
+    each_allocation(open_segment);
+    unlinkat(folder, "0000000001.seg", 0);
+    unlinkat(folder, "rejected", 0);
+    close(folder);
+    rmdir(name);
+}
+
 static void replies(void)
 {
     each_allocation(reply);
@@ -382,6 +450,7 @@ static void all(void)
     TAP_RUN(decisions);
     TAP_RUN(stores);
     TAP_RUN(spooled);
+    TAP_RUN(segments);
     TAP_RUN(replies);
     core.store->ops->close(core.store);
 }

@@ -230,7 +230,7 @@ struct check {
     const uint8_t *p;
     size_t n, at;
     struct cd_buf whole; /* the good records, when there are bad ones between them */
-    bool mend;
+    bool mend, starved;
     int dir;
     uint64_t max_rejected;
     struct spool_found *out;
@@ -249,7 +249,7 @@ size_t spool_file_next(const uint8_t *p, size_t n, bool goes_on)
             continue;
         r = cd_spool_rec_read(p + at, n - at, &rec, &used);
         cd_spool_rec_done(&rec);
-        if (r == CD_SPOOL_REC || r == CD_SPOOL_UNREAD || (r == CD_SPOOL_SHORT && goes_on))
+        if (r == CD_SPOOL_REC || r == CD_SPOOL_STARVED || r == CD_SPOOL_UNREAD || (r == CD_SPOOL_SHORT && goes_on))
             return at;
     }
     return n;
@@ -269,6 +269,7 @@ static void set_aside(struct check *c, size_t until)
 static void take(struct check *c, const struct cd_spool_rec *rec, size_t used)
 {
     cd_buf_add(&c->whole, c->p + c->at, used);
+    c->starved = c->whole.failed;
     c->at += used;
     if (c->out->records++ == 0)
         c->out->first_at = rec->at;
@@ -279,7 +280,7 @@ static void take(struct check *c, const struct cd_spool_rec *rec, size_t used)
 /* @return bytes behind the last whole record that are to be cut off */
 static size_t walk(struct check *c, bool last)
 {
-    while (c->at < c->n) {
+    while (c->at < c->n && !c->starved) {
         struct cd_spool_rec rec;
         size_t used, next;
         enum cd_spool_read r = cd_spool_rec_read(c->p + c->at, c->n - c->at, &rec, &used);
@@ -288,6 +289,10 @@ static size_t walk(struct check *c, bool last)
             take(c, &rec, used);
             cd_spool_rec_done(&rec);
             continue;
+        }
+        if (r == CD_SPOOL_STARVED) {
+            c->starved = true;
+            return 0;
         }
         if (r == CD_SPOOL_UNREAD) {
             set_aside(c, c->at + used);
@@ -312,7 +317,7 @@ static int mend(const struct check *c, uint64_t number)
     if (fd < 0)
         return errno;
     make_head(number, head);
-    err = c->whole.failed ? ENOMEM : write_all(fd, 0, head, sizeof head);
+    err = write_all(fd, 0, head, sizeof head);
     if (err == 0)
         err = spool_file_write(fd, sizeof head, c->whole.p, c->whole.n);
     close(fd);
@@ -331,6 +336,8 @@ static int check_bytes(struct check *c, int fd, uint64_t number, bool last)
         c->at = SPOOL_HEAD;
     cd_buf_init(&c->whole, SEGMENT_MAX);
     torn = walk(c, last);
+    if (c->starved)
+        return ENOMEM; /* what was not read must be neither cut off nor passed over */
     c->out->size = SPOOL_HEAD + c->whole.n;
     if (torn)
         cd_log(CD_LOG_WARN, "spool", "spool.torn", NULL,

@@ -255,7 +255,14 @@ struct in {
     const uint8_t *p;
     size_t n;
     bool bad;
+    bool starved; /* bad for want of memory alone */
 };
+
+static void starve(struct in *in)
+{
+    in->starved = in->starved || !in->bad;
+    in->bad = true;
+}
 
 static uint64_t get_int(struct in *in, size_t bytes)
 {
@@ -300,8 +307,13 @@ static void get_bytes(struct in *in, uint8_t **out, size_t *n)
     if (in->bad || len == 0)
         return;
     len--;
-    if (len > in->n || !(*out = malloc(len + 1))) {
+    if (len > in->n) {
         in->bad = true;
+        return;
+    }
+    *out = malloc(len + 1);
+    if (!*out) {
+        starve(in);
         return;
     }
     memcpy(*out, in->p, len);
@@ -365,7 +377,7 @@ static struct cd_call *get_call(struct in *in)
     unsigned flags;
 
     if (!c) {
-        in->bad = true;
+        starve(in);
         return NULL;
     }
     get_call_id(in, c->id);
@@ -455,7 +467,7 @@ static void get_idem(struct in *in, struct cd_change *ch)
     struct cd_idem_row *r = calloc(1, sizeof *r);
 
     if (!r) {
-        in->bad = true;
+        starve(in);
         return;
     }
     ch->idem = r;
@@ -475,7 +487,7 @@ static void get_change(struct in *in, struct cd_spool_rec *out)
     size_t n;
 
     if (!ch) {
-        in->bad = true;
+        starve(in);
         return;
     }
     ch->expect_version = get_int(in, 8);
@@ -506,8 +518,11 @@ static void get_members(struct in *in, struct pg_op *op)
 {
     size_t n = get_int(in, 2);
 
-    op->members = in->bad ? NULL : calloc(n + 1, sizeof *op->members);
-    in->bad |= !op->members;
+    if (in->bad)
+        return;
+    op->members = calloc(n + 1, sizeof *op->members);
+    if (!op->members)
+        starve(in);
     while (!in->bad && op->n_members < n) {
         struct cd_member_row *m = &op->members[op->n_members++];
 
@@ -589,7 +604,7 @@ enum cd_spool_read cd_spool_rec_read(const void *bytes, size_t n, struct cd_spoo
         return CD_SPOOL_BAD;
     if (n < CD_SPOOL_REC_HEAD)
         return CD_SPOOL_SHORT;
-    in = (struct in){p + 12, 4, false};
+    in = (struct in){.p = p + 12, .n = 4};
     len = get_int(&in, 4);
     if (len > CD_SPOOL_REC_MAX)
         return CD_SPOOL_BAD;
@@ -599,14 +614,16 @@ enum cd_spool_read cd_spool_rec_read(const void *bytes, size_t n, struct cd_spoo
     checksum(p + 12, len + 4, sum);
     if (memcmp(sum, p + 4, 8) != 0)
         return CD_SPOOL_BAD;
-    in = (struct in){p + CD_SPOOL_REC_HEAD, len, false};
+    in = (struct in){.p = p + CD_SPOOL_REC_HEAD, .n = len};
     out->op = calloc(1, sizeof *out->op);
-    if (out->op && get_body(&in, out)) {
+    if (!out->op)
+        starve(&in);
+    else if (get_body(&in, out)) {
         out->op->bytes = len;
         return CD_SPOOL_REC;
     }
     cd_spool_rec_done(out);
-    return CD_SPOOL_UNREAD;
+    return in.starved ? CD_SPOOL_STARVED : CD_SPOOL_UNREAD;
 }
 
 void cd_spool_rec_done(struct cd_spool_rec *r)

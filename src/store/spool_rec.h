@@ -30,7 +30,8 @@ enum cd_spool_read {
     CD_SPOOL_REC,   /* one record */
     CD_SPOOL_END,   /* nothing but zeros, or nothing */
     CD_SPOOL_SHORT, /* the record goes beyond these bytes */
-    CD_SPOOL_UNREAD, /* whole, but there is no memory for it, or it is of another version */
+    CD_SPOOL_STARVED, /* whole, but there is no memory for it now */
+    CD_SPOOL_UNREAD, /* whole, but of another version */
     CD_SPOOL_BAD     /* neither magic nor sense */
 };
 

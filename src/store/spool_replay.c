@@ -162,10 +162,8 @@ static void send(struct item *it)
 }
 
 /* Checked when it was opened, or written by us: a disk that changes its mind. */
-static void skip_damage(struct spool_store *s, const uint8_t *p, size_t n)
+static void skip_damage(struct spool_store *s, const uint8_t *p, size_t damaged)
 {
-    size_t damaged = spool_file_next(p, n, true);
-
     cd_log(CD_LOG_ERROR, "spool", "spool.damaged", NULL,
            "%zu bytes cannot be read back; they are kept in the file rejected", damaged);
     spool_log_reject(s->log, p, damaged);
@@ -179,7 +177,7 @@ void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
 {
     struct spool_replay *r = s->replay;
     enum cd_spool_read read = CD_SPOOL_END;
-    size_t at = 0;
+    size_t at = 0, used = 0;
 
     if (!r)
         return; /* given up meanwhile */
@@ -190,7 +188,6 @@ void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
     memcpy(r->bytes, p, n);
     while (r->n < WAVE_MAX) {
         struct item *it = &r->item[r->n];
-        size_t used;
 
         read = cd_spool_rec_read(p + at, n - at, &it->rec, &used);
         if (read != CD_SPOOL_REC)
@@ -204,12 +201,12 @@ void spool_replay_chunk(struct spool_store *s, const uint8_t *p, size_t n)
         at += used;
     }
     r->n_bytes = at;
-    if (r->n == 0 && read == CD_SPOOL_UNREAD) {
+    if (r->n == 0 && read == CD_SPOOL_STARVED) {
         spool_leave(s, "no memory for what was spooled");
         return;
     }
     if (r->n == 0) {
-        skip_damage(s, p, n);
+        skip_damage(s, p, read == CD_SPOOL_UNREAD ? used : spool_file_next(p, n, true));
         return;
     }
     r->open = 1; /* so that no answer ends the wave while it is being sent */
