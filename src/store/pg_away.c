@@ -86,6 +86,7 @@ struct pg_op *pg_suspend(struct pg_store *s)
     s->head = s->last = NULL;
     s->n_queued = 0;
     s->away = true;
+    s->unable[0] = '\0'; /* told by this, and no reason to give up what comes back */
     refuse_own(s, &list);
     for (struct pg_op *op = list; op; op = op->next) {
         op->retries = 0;

@@ -283,12 +283,12 @@ static void take(void *arg, struct pg_op *op)
         hold(s, op);
     else if (op->kind == PG_OP_FLUSH && !spool_log_busy(s->log))
         answer(s, op, CD_STORE_OK);
-    else if (op->kind == PG_OP_FLUSH)
-        spool_log_add(s->log, SPOOL_FINAL, op, NULL);
     else if (cd_spool_rec_keeps(op))
         spool(s, op);
-    else
+    else if (op->kind != PG_OP_FLUSH)
         answer(s, op, CD_STORE_DOWN);
+    else if (!spool_log_add(s->log, SPOOL_FINAL, op, NULL))
+        answer(s, op, CD_STORE_FULL);
 }
 
 static void take_held(struct spool_store *s, void (*give)(void *to, struct pg_op *op), void *to)

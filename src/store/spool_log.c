@@ -335,38 +335,41 @@ static void settle(struct spool_log *l)
         l->ops->settled(l->self);
 }
 
-/* The disk took it not: what ends calls goes into the reserve as far as it is large enough. */
+/* The disk took it not: what ends calls goes into the reserve as far as it is large enough. In place: there
+ * may be no memory either, and what is told to be written must be. */
 static void refit(struct spool_log *l)
 {
-    struct batch old = l->flying;
-    struct item *late = calloc(old.n + 1, sizeof *late);
-    size_t n_late = 0;
+    struct batch *b = &l->flying;
+    struct pg_op *late = NULL, **end = &late;
+    size_t n = b->n, kept = 0, had = b->bytes.n;
 
-    memset(&l->flying, 0, sizeof l->flying);
-    cd_buf_init(&l->flying.bytes, BATCH_MAX + CD_SPOOL_REC_MAX);
-    for (size_t i = 0; i < old.n; i++) {
-        struct item *it = late && (old.v[i].n == 0 || spool_log_room(l, old.v[i].cls, old.v[i].n))
-                              ? cd_grow((void **)&l->flying.v, &l->flying.n, &l->flying.cap, sizeof *it)
-                              : NULL;
+    b->bytes.n = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct item it = b->v[i];
 
-        if (it) {
-            *it = old.v[i];
-            it->at = l->flying.bytes.n;
-            cd_buf_add(&l->flying.bytes, old.bytes.p + old.v[i].at, old.v[i].n);
-        } else if (late) {
-            late[n_late++] = old.v[i];
-        } else {
-            pg_op_free(old.v[i].op);
+        if (it.n && !spool_log_room(l, it.cls, it.n)) {
+            it.op->next = NULL;
+            *end = it.op;
+            end = &it.op->next;
+            continue;
         }
+        if (it.n)
+            memmove(b->bytes.p + b->bytes.n, b->bytes.p + it.at, it.n);
+        it.at = b->bytes.n;
+        b->bytes.n += it.n;
+        b->v[kept++] = it;
     }
-    cd_budget_give(CD_BUDGET_SPOOL, old.bytes.n - l->flying.bytes.n);
-    cd_buf_done(&old.bytes);
-    free(old.v);
+    b->n = kept;
+    cd_budget_give(CD_BUDGET_SPOOL, had - b->bytes.n);
     l->delivering = true;
-    for (size_t i = 0; i < n_late; i++)
-        tell(l, late[i].op, CD_STORE_FULL);
+    while (late) {
+        struct pg_op *op = late;
+
+        late = op->next;
+        op->next = NULL;
+        tell(l, op, CD_STORE_FULL);
+    }
     l->delivering = false;
-    free(late);
 }
 
 static void write_failed(struct spool_log *l, const struct job *j)
