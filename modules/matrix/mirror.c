@@ -75,6 +75,7 @@ static void add_invite(struct cd_mx_rows *rows, struct cd_live *live, const stru
 }
 
 static void pump(void *arg);
+static void again(void *arg);
 
 /* Write what a signal made due. While a commit is in flight nobody knows whether it still is. */
 static void pump(void *arg)
@@ -89,7 +90,7 @@ static void pump(void *arg)
     if (!invite && !answer)
         return;
     if (live->busy) {
-        cd_timer_set(live->core->loop, &m->retry, RETRY_MS, pump, live);
+        cd_timer_set(live->core->loop, &m->retry, RETRY_MS, again, live);
         return;
     }
     if (invite)
@@ -101,7 +102,7 @@ static void pump(void *arg)
     if (cd_mx_rows_write(&rows, live))
         mark_written(m, invite, answer);
     else
-        cd_timer_set(live->core->loop, &m->retry, RETRY_MS, pump, live);
+        cd_timer_set(live->core->loop, &m->retry, RETRY_MS, again, live);
 }
 
 /* --- transitions ------------------------------------------------------------------------------ */
@@ -295,14 +296,13 @@ static json_t *parse_members(struct cd_str members)
     return NULL;
 }
 
-static void read_log_again(void *arg);
-
 /* Out of memory. The call's log has it, too. */
 static void reread_later(struct cd_mx *m)
 {
-    if (m->rereads < REREADS_MAX)
-        cd_timer_set(m->live->core->loop, &m->retry, RETRY_MS, read_log_again, m->live);
+    if (m->unread || m->rereads == REREADS_MAX)
+        return;
     m->rereads++;
+    m->unread = cd_timer_set(m->live->core->loop, &m->retry, RETRY_MS, again, m->live) == 0;
 }
 
 /* Remember the side's latest description. @return false: there is none in it, or no memory for it */
@@ -406,15 +406,18 @@ static void restore_descriptions(struct cd_mx *m)
     }
 }
 
-static void read_log_again(void *arg)
+/* One timer for both: what waits to be written may wait for what has to be read first. */
+static void again(void *arg)
 {
     struct cd_live *live = arg;
+    struct cd_mx *m = live->mx;
+    bool unread = m->unread;
 
-    if (!live->cur) {
-        reread_later(live->mx);
-        return;
-    }
-    restore_descriptions(live->mx);
+    m->unread = false;
+    if (unread && live->cur)
+        restore_descriptions(m);
+    else if (unread)
+        reread_later(m);
     pump(live);
 }
 

@@ -40,8 +40,9 @@ struct cd_mx {
     bool invite_written, answer_written;
     bool refused;    /* the homeserver took no invite: nothing more of this call goes there */
     bool negotiates; /* the Matrix client has shown that it knows negotiate and stream metadata */
-    unsigned rereads; /* of the log, for descriptions that found no memory */
-    struct cd_timer retry; /* rows that could not be written while a commit was in flight */
+    bool unread;      /* a description found no memory: the log is read again by retry */
+    unsigned rereads; /* so often was it */
+    struct cd_timer retry; /* also of rows that could not be written while a commit was in flight */
     int64_t ord;
     struct cd_mx_early early[CD_MX_PARTIES];
     size_t n_early;
