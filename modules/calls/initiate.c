@@ -172,8 +172,10 @@ static void on_created(void *arg, const struct cd_result *res)
 {
     struct cd_op *op = arg;
 
-    if (res->rc != CD_OK || res->key_taken)
+    if (res->rc != CD_OK || res->key_taken) {
         refund(op);
+        cd_tokens_release(op->core, op->who->user_id); /* held for it, unless another call needs it */
+    }
     if (res->key_taken) {
         cd_op_key_taken(op);
         return;
@@ -288,6 +290,7 @@ static void on_room(void *arg, enum cd_rc rc, const struct cd_room_view *room, c
     struct cd_extra extra = {0};
     if (!cd_op_idem(op, 201, &extra.idem)) {
         cd_call_free(born);
+        refund(op);
         cd_op_fail(op, CD_E_NO_MEMORY);
         return;
     }
