@@ -301,6 +301,17 @@ static bool member_copy(struct cd_member_row *to, const struct cd_member_row *fr
            cd_dup(&to->avatar_url, from->avatar_url);
 }
 
+/* Nobody ever reads who is not joined. */
+static void member_drop(struct mem_store *s, const struct cd_member_row *row)
+{
+    char key[MEM_KEY_MAX];
+    struct mem_member *m = mem_put_key2(key, sizeof key, row->room_id, row->user_id)
+                               ? cd_map_del(&s->members, cd_str_of(key)) : NULL;
+
+    if (m)
+        member_free(m);
+}
+
 static void member_put(struct mem_store *s, const struct cd_member_row *row)
 {
     struct mem_member *m = calloc(1, sizeof *m);
@@ -323,7 +334,7 @@ static void member_put(struct mem_store *s, const struct cd_member_row *row)
 void mem_members_put(struct cd_store *b, const struct cd_member_row *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        member_put(mem_of(b), &rows[i]);
+        (rows[i].joined ? member_put : member_drop)(mem_of(b), &rows[i]);
 }
 
 void mem_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
@@ -340,7 +351,7 @@ void mem_members_load(struct cd_store *b, cd_members_fn fn, void *arg)
     a->fn.members = fn;
     a->members = calloc(s->members.count + 1, sizeof *a->members);
     while (a->members && (m = cd_map_next(&s->members, &pos)))
-        if (m->row.joined && !member_copy(&a->members[a->n++], &m->row))
+        if (!member_copy(&a->members[a->n++], &m->row))
             a->rc = CD_STORE_DOWN;
     if (!a->members)
         a->rc = CD_STORE_DOWN;
