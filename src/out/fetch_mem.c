@@ -102,9 +102,11 @@ void *cd_fm_calloc(size_t n, size_t size)
 void *cd_fm_realloc(void *p, size_t n)
 {
     bool was_aside = is_aside(p);
-    void *to = was_aside ? malloc(n) : realloc(p, n);
+    void *to;
     size_t had;
 
+    n = n ? n : 1; /* realloc to nothing would free it, and answer as if it had failed */
+    to = was_aside ? malloc(n) : realloc(p, n);
     if (to && !was_aside)
         return to;
     if (!to && !(to = take_aside(n)))
