@@ -66,8 +66,10 @@ async function walkThrough(daemon, ledger, steps, fault, label) {
 async function audit(daemon, url, ledger, since) {
   await until(async () => (await (await daemon.get('/ready')).json()).degraded.length === 0,
     { what: 'the end of all degraded modes', seconds: 60, everyMs: 200 });
-  await until(async () => (await query(url, 'SELECT txn_id FROM matrix_outbox')).length === 0,
-    { what: 'an empty outbox', seconds: 60, everyMs: 200 });
+  let rows;
+  await until(async () => (rows = await query(url, 'SELECT * FROM matrix_outbox')).length === 0,
+    { what: 'an empty outbox', seconds: 60, everyMs: 200 })
+    .catch((error) => { throw new Error(`${error.message}: ${JSON.stringify(rows.slice(0, 5))}`, { cause: error }); });
   const count = (list) => list.reduce((map, key) => map.set(key, (map.get(key) ?? 0) + 1), new Map());
   const sessions = await query(url, `SELECT id, status FROM call_sessions WHERE initiated_at > ${quote(since)}`);
   const types = count((await query(url, 'SELECT call_session_id AS id, event_type AS type FROM call_events'))
@@ -135,9 +137,9 @@ async function walkAll(t, steps, { database: url } = {}) {
   t.diagnostic(`OOM_SEED=${seed}: ${needs.reduce((sum, n) => sum + n, 0)} allocations of ${steps.length} steps; ${sums.rounds} of ` +
     `${plan.length} walks, a fault in ${sums.hit} (${sums.faults} faults), told ${sums.told} times, at most ${sums.again} more attempts`);
   for (const [answer, n] of sums.answers) t.diagnostic(`${n} x ${answer}`);
+  if (process.env.OOM_LOG) writeFileSync(process.env.OOM_LOG, daemon.log.join('\n'));
   assert.deepEqual(sums.failed, []);
   assert.ok(sums.hit > sums.rounds / 2, 'the faults did happen');
-  if (process.env.OOM_LOG) writeFileSync(process.env.OOM_LOG, daemon.log.join('\n'));
   if (url) assert.deepEqual(await audit(daemon, url, ledger, since), []);
 }
 

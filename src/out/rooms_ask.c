@@ -157,6 +157,7 @@ static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
     struct cd_member_batch batch = {.n = 0};
     struct cd_str joined, key, profile;
     int64_t now = cd_mono_ms();
+    bool starved = false;
     size_t pos = 0;
 
     if (!cd_json_is_object(body, 32) || !cd_json_find(body, "joined", &joined) ||
@@ -168,16 +169,16 @@ static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
         char user[256], name[512], avatar[512];
         struct cd_room_member m = {.user_id = user};
 
-        if (cd_json_text(quoted, user, sizeof(user)) <= 0)
+        if (cd_json_text(quoted, user, sizeof(user)) <= 0 || user[0] != '@')
             continue;
         m.display_name = profile_text(profile, "display_name", name, sizeof(name));
         m.avatar_url = profile_text(profile, "avatar_url", avatar, sizeof(avatar));
-        cd_room_note(l->rooms, l->room, &m, true, false, now, &batch);
+        starved |= !cd_room_note(l->rooms, l->room, &m, true, false, now, &batch);
     }
     forget_missing(l->rooms, l->room, now, &batch);
     cd_member_batch_flush(l->rooms, &batch);
     l->room->many = false;
-    return CD_OK;
+    return starved ? cd_fail(&l->err, CD_E_NO_MEMORY, NULL) : CD_OK;
 }
 
 /* A room too large to be read: only the asker's own membership. */
@@ -192,7 +193,8 @@ static enum cd_rc read_own(struct cd_lookup *l, struct cd_str body)
                        "The homeserver's membership event makes no sense.");
     if (!cd_str_is(membership, "\"join\""))
         return cd_fail(&l->err, CD_E_NOT_FOUND, "There is no such room, or you are not in it.");
-    cd_room_note(l->rooms, l->room, &m, true, true, cd_mono_ms(), &batch);
+    if (!cd_room_note(l->rooms, l->room, &m, true, true, cd_mono_ms(), &batch))
+        return cd_fail(&l->err, CD_E_NO_MEMORY, NULL);
     cd_member_batch_flush(l->rooms, &batch);
     return CD_OK;
 }

@@ -161,6 +161,7 @@ static void batch_add(struct cd_rooms *r, struct cd_member_batch *batch, const s
                                                      m->avatar_url};
 }
 
+/* @return NULL: not an id, or no memory: then the next one who needs the whole list asks for it */
 static struct cd_member *member_new(struct cd_rooms *r, struct cd_room *room, const char *user_id)
 {
     struct cd_member *m;
@@ -168,11 +169,12 @@ static struct cd_member *member_new(struct cd_rooms *r, struct cd_room *room, co
     if (user_id[0] != '@' || strlen(user_id) > ID_MAX)
         return NULL;
     m = calloc(1, sizeof(*m));
-    if (!m)
-        return NULL;
-    m->user_id = strdup(user_id);
-    if (!m->user_id || cd_map_put(&room->members, cd_str_of(m->user_id), m) != 0) {
-        member_free(m);
+    if (m)
+        m->user_id = strdup(user_id);
+    if (!m || !m->user_id || cd_map_put(&room->members, cd_str_of(m->user_id), m) != 0) {
+        room->complete_ms = 0;
+        if (m)
+            member_free(m);
         return NULL;
     }
     r->n_members++;
