@@ -33,12 +33,22 @@ void cd_ob_missed(struct cd_outbox *o, const char *call_id)
     arm(o);
 }
 
+/* Degraded mode knows the call, but not the rows that were stored before. */
+static bool is_database_away(const struct cd_outbox *o)
+{
+    struct cd_store_stats st = {0};
+
+    o->store->ops->stats(o->store, &st);
+    return st.spooling;
+}
+
 static void on_read(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
 {
     struct cd_outbox *o = arg;
 
     o->reading_missed = false;
-    if (rc != CD_STORE_OK) {
+    if (rc != CD_STORE_OK || is_database_away(o)) {
+        cd_stored_call_free(sc);
         arm(o);
         return;
     }
@@ -56,6 +66,10 @@ static void read_again(void *arg)
 
     if (o->reading_missed || !o->n_missed)
         return;
+    if (is_database_away(o)) {
+        arm(o);
+        return;
+    }
     o->reading_missed = true;
     o->store->ops->load_call(o->store, o->missed[0], on_read, o);
 }
