@@ -224,6 +224,8 @@ static void on_all(void *arg, enum cd_store_rc rc, struct cd_stored_call **calls
     if (ids) {
         qsort(ids, n, sizeof(*ids), by_id);
         ask_for_rest(core, ids, n);
+    } else {
+        cd_timer_set(core->loop, &core->resync, AGAIN_MS, read_all, core); /* what is over is not known yet */
     }
     free(ids);
     free(copies);

@@ -503,7 +503,7 @@ static void take_fence(struct pg_store *s, const PGresult *res)
     size_t n_in = 0, n_out = 0, n = s->n_batch;
     const char *list = PQgetvalue(res, 0, 1);
 
-    s->robbed = s->robbed || (s->epoch && strtoll(PQgetvalue(res, 0, 0), NULL, 10) != s->epoch + 1);
+    s->robbed = s->robbed || (s->epoch && in_list(list, CD_PG_ROBBED));
     s->epoch = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
     for (size_t i = 0; i < n; i++) {
         struct pg_op *op = s->batch[i];

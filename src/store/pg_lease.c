@@ -66,6 +66,10 @@ void pg_lease_tick(struct pg_store *s, int64_t now)
     l->ticked_ms = now;
     if (!is_writing(s) || l->left)
         return;
+    if (l->deaf && l->watch.resync) {
+        l->deaf = false;
+        l->watch.resync(l->arg, false);
+    }
     if (l->peers && l->watch.taken && now - l->up_ms > SETTLE_MS && now - l->claimed_ms >= CLAIM_MS) {
         l->claimed_ms = now;
         ask(s, true);
@@ -137,8 +141,10 @@ static void claimed(void *arg, enum cd_store_rc rc)
         pg_read_live(s, rc, l->loads[i].fn, l->loads[i].arg);
     if (ids && n_loads == 0 && l->watch.taken)
         pg_read_ids(s, ids, on_taken, s);
+    l->deaf = l->deaf || (rc == CD_STORE_OK && !ids && l->n_ids > 0); /* there was no memory for their list */
     free(l->ids);
     l->ids = NULL;
+    l->n_ids = 0;
 }
 
 void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
@@ -152,8 +158,10 @@ void pg_load_live(struct cd_store *b, cd_load_all_fn fn, void *arg)
     }
     l->loads[l->n_loads].fn = fn;
     l->loads[l->n_loads++].arg = arg;
-    if (!pg_submit_plain(s, PG_OP_CLAIM, claimed))
+    if (!pg_submit_plain(s, PG_OP_CLAIM, claimed)) {
         l->n_loads--;
+        pg_read_live(s, CD_STORE_FULL, fn, arg);
+    }
 }
 
 /* --- being told ------------------------------------------------------------------------------- */

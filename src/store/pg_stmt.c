@@ -74,9 +74,10 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         "INSERT INTO event_inbox (reason, size_bytes, raw)"
         " SELECT * FROM unnest($1::text[], $2::integer[], $3::bytea[])", "tnx"},
     [CD_PG_CLAIM] = {"claim",
-        /* a raised epoch shuts the former owner out, should it only have slept. Where its row is locked it
-         * is writing just now; a row that changed meanwhile is judged anew */
-        "WITH dead AS (UPDATE store_writers w SET epoch = w.epoch + 1, has_left = true WHERE w.owner IN"
+        /* a raised epoch shuts the former owner out, should it only have slept; the mark tells it why. Where its
+         * row is locked it is writing just now; a row that changed meanwhile is judged anew */
+        "WITH dead AS (UPDATE store_writers w SET epoch = w.epoch + 1, has_left = true,"
+        " committed = committed || " CD_PG_ROBBED_TEXT "::bigint WHERE w.owner IN"
         " (SELECT d.owner FROM store_writers d WHERE d.owner <> $1::text"
         " AND (d.has_left OR d.seen_at < now() - interval '30 seconds')"
         " AND EXISTS (SELECT FROM call_sessions c WHERE c.owner = d.owner AND c.id IN " HELD ")"

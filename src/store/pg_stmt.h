@@ -7,6 +7,8 @@
 
 #define CD_PG_KEEP_ROWS 50 /* that one delete takes at most */
 #define CD_PG_KEEP_ROWS_TEXT "50"
+#define CD_PG_ROBBED (-1) /* among the marks of an owner: another daemon took its calls over */
+#define CD_PG_ROBBED_TEXT "(-1)"
 
 /** In the order in which one transaction runs them. */
 enum cd_pg_stmt {
