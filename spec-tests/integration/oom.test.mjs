@@ -69,7 +69,11 @@ async function audit(daemon, url, ledger, since) {
   let rows;
   await until(async () => (rows = await query(url, 'SELECT * FROM matrix_outbox')).length === 0,
     { what: 'an empty outbox', seconds: 60, everyMs: 200 })
-    .catch((error) => { throw new Error(`${error.message}: ${JSON.stringify(rows.slice(0, 5))}`, { cause: error }); });
+    .catch(async (error) => {
+      const waiting = (await daemon.control('/metrics')).text.match(/^calld_(matrix|outbox)_\S+ .*$/gm);
+      const calls = rows.slice(0, 5).map((row) => `${JSON.stringify(row)} of ${ledger.get(row.call_session_id)?.label}`);
+      throw new Error(`${error.message}: ${rows.length} rows, ${calls.join(', ')}; ${waiting}`, { cause: error });
+    });
   const count = (list) => list.reduce((map, key) => map.set(key, (map.get(key) ?? 0) + 1), new Map());
   const sessions = await query(url, `SELECT id, status FROM call_sessions WHERE initiated_at > ${quote(since)}`);
   const types = count((await query(url, 'SELECT call_session_id AS id, event_type AS type FROM call_events'))
@@ -97,6 +101,11 @@ async function walkAll(t, steps, { database: url } = {}) {
     'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0, 'limits.room_starts_per_hour': 0,
     ...(url ? { 'database.url': url, 'database.spool_dir': join(directory, 'spool'),
       'matrix.seal_key_file': join(directory, 'seal.key') } : {}) }, { env: faults.env });
+  if (process.env.OOM_ROB) {
+    const rob = setInterval(() => query(url, 'UPDATE store_writers SET epoch = epoch + 1, has_left = true RETURNING 1').catch(() => {}),
+      Number(process.env.OOM_ROB));
+    t.after(() => clearInterval(rob));
+  }
   const ledger = new Map();
   const since = new Date().toISOString();
   await walkThrough(daemon, ledger, steps, null, 'warm-up');

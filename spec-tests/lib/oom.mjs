@@ -19,7 +19,7 @@ export class Faults {
   /** Builds the library in `directory`. */
   constructor(directory) {
     this.library = join(directory, 'oom_shim.so');
-    execFileSync(process.env.CC ?? 'cc', ['-O1', '-g', '-shared', '-fPIC', '-fno-builtin', '-o', this.library, source]);
+    execFileSync(process.env.CC ?? 'cc', ['-O1', '-g', '-fno-omit-frame-pointer', '-shared', '-fPIC', '-fno-builtin', '-o', this.library, source]);
     this.file = join(directory, 'oom-control');
     writeFileSync(this.file, Buffer.alloc(FRAME + MAX_FRAMES * 8));
     this.fd = openSync(this.file, 'r+');

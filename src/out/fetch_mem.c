@@ -39,8 +39,10 @@ void cd_fm_setup(void)
 {
     volatile unsigned char *p = &aside.p[0][0];
 
+    if (aside.n_taken > 0)
+        return;
     for (size_t i = 0; i < sizeof aside.p; i += 4096)
-        p[i] = p[i];
+        p[i] = 0;
 }
 
 static bool is_aside(const void *p)
@@ -87,7 +89,9 @@ void *cd_fm_malloc(size_t n)
 {
     void *p = malloc(n);
 
-    return p ? p : take_aside(n);
+    if (!p)
+        p = take_aside(n);
+    return p;
 }
 
 void *cd_fm_calloc(size_t n, size_t size)
