@@ -11,6 +11,7 @@
 #include "store_await.h"
 
 #include "base/log.h"
+#include "store/pg_resolve.h"
 #include "store/store.h"
 
 #define SLOW_NAME "slow.calld.test"
@@ -212,12 +213,47 @@ static void a_late_answer_is_used(void)
     close(fd);
 }
 
+/* @return what libpq is told of @p key, for the caller to free; NULL: nothing */
+static char *told(const char *url, const char *key)
+{
+    struct cd_pg_target *t = cd_pg_target_parse(url);
+    struct cd_pg_params p;
+    char *value = NULL;
+
+    if (!CHECK(t != NULL) || !CHECK(cd_pg_target_params(t, "a test", 0, &p)))
+        return NULL;
+    for (size_t i = 0; i < p.n && !value; i++)
+        if (strcmp(p.keys[i], key) == 0)
+            value = strdup(p.values[i]);
+    cd_pg_params_done(&p);
+    cd_pg_target_free(t);
+    return value;
+}
+
+static void the_url_has_the_last_word(void)
+{
+    static const struct {
+        const char *url, *key, *value;
+    } rows[] = {{"postgresql://a@127.0.0.1/db", "gssencmode", "disable"},
+                {"postgresql://a@127.0.0.1/db?gssencmode=prefer", "gssencmode", "prefer"},
+                {"host=127.0.0.1 dbname=db", "keepalives_idle", "10"},
+                {"host=127.0.0.1 dbname=db keepalives_idle=60", "keepalives_idle", "60"}};
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *value = told(rows[i].url, rows[i].key);
+
+        CHECK_STR(value, rows[i].value);
+        free(value);
+    }
+}
+
 static void body(void)
 {
     resolver.loop_thread = pthread_self();
     TAP_RUN(timers_go_on_while_a_name_is_looked_up);
     TAP_RUN(the_store_closes_while_a_name_is_looked_up);
     TAP_RUN(a_late_answer_is_used);
+    TAP_RUN(the_url_has_the_last_word);
 }
 
 int main(void)
