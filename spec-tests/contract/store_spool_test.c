@@ -221,6 +221,7 @@ static void disk_full(void)
 {
     struct cd_store *s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, in_memory);
     struct cd_call *last = NULL;
+    char refused[64];
     size_t n;
 
     if (!CHECK(s))
@@ -239,12 +240,14 @@ static void disk_full(void)
     UNTIL(!stats_of(s).spool_full);
     cd_log_setup(CD_LOG_ERROR, 0);
     CHECK(fill_one(s, "!diskback:x"));
+    snprintf(refused, sizeof refused, "!diskfill%zu:x", n);
+    CHECK(fill_one(s, refused)); /* nothing is known of what was refused */
     s->ops->close(s);
     cd_call_free(last);
     s = kit_open_spool(kit_url, false, 64, in_memory);
     if (!CHECK(s))
         return;
-    CHECK_INT(count("call_sessions WHERE room_id LIKE '!diskfill%'"), n);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!diskfill%'"), n + 1);
     CHECK_INT(count("call_sessions WHERE room_id LIKE '!disk_:x' AND status = 'ended'"), 4);
     CHECK_INT(count("call_sessions WHERE room_id = '!diskback:x'"), 1);
     CHECK_INT(stats_of(s).spool_rejected, 0);
@@ -539,6 +542,47 @@ static void keys_outlive_the_database(void)
     cd_call_free(fresh);
 }
 
+/* An event of Matrix with a key, and the end of a call that is known: no disk takes them, not even the
+ * reserve. Both are sent again, and must not be met as known. */
+static void what_was_refused_is_new(void)
+{
+    struct cd_store *s = kit_open_spool("postgresql://nobody@127.0.0.1:1/none", true, 64, in_memory);
+    struct cd_call *over;
+
+    if (!CHECK(s))
+        return;
+    cd_log_setup(CD_LOG_ERROR + 1, 0); /* it complains, and should */
+    a_call_each(s, "!again", 0, 1);
+    over = cd_call_clone(memory[0]);
+    over->status = CD_ENDED;
+    for (int back = 0; back < 2; back++) {
+        enum cd_store_rc rc = back ? CD_STORE_OK : CD_STORE_FULL;
+        struct cd_call *c = kit_call("!anew:x", "@a:x", "@b:x");
+        struct cd_change *ch = kit_change(c, 0);
+
+        limit_files(back ? RLIM_INFINITY : 1);
+        if (back)
+            UNTIL(!stats_of(s).spool_full);
+        kit_hash(ch, 0, "$anew");
+        kit_idem(ch, "@a:x", "anew", 201, "{}", cd_wall_ms());
+        CHECK_INT(kit_put(s, ch), rc);
+        CHECK(!kit_idem_get(s, "@a:x", "anew") == !back);
+        CHECK_INT(kit_put(s, kit_change(over, 1)), rc);
+        cd_call_free(c);
+    }
+    cd_log_setup(CD_LOG_ERROR, 0);
+    s->ops->close(s);
+    cd_call_free(over);
+    s = kit_open_spool(kit_url, false, 64, in_memory);
+    if (!CHECK(s))
+        return;
+    CHECK_INT(count("call_sessions WHERE room_id = '!anew:x'"), 1);
+    CHECK_INT(count("call_sessions WHERE room_id LIKE '!again%' AND status = 'ended'"), 1);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    s->ops->close(s);
+    forget();
+}
+
 static void all(void)
 {
     kit_spool_begin();
@@ -550,6 +594,7 @@ static void all(void)
     TAP_RUN(found_after_a_crash);
     TAP_RUN(full);
     TAP_RUN(disk_full);
+    TAP_RUN(what_was_refused_is_new);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
     TAP_RUN(a_call_that_another_daemon_was_faster_with);
     TAP_RUN(a_lost_row_whose_place_is_taken);

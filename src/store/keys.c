@@ -229,6 +229,14 @@ void cd_keys_add(struct cd_keys *k, struct cd_key *plan, struct cd_idem_row *row
     trim(k);
 }
 
+void cd_keys_del(struct cd_keys *k, const char *user, const char *key)
+{
+    struct cd_key *e = find(k, user, key);
+
+    if (e)
+        drop(k, e);
+}
+
 bool cd_keys_put(struct cd_keys *k, struct cd_idem_row *row, int64_t now_ms)
 {
     struct cd_key *plan = cd_keys_plan(k, row);

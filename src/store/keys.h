@@ -35,6 +35,8 @@ struct cd_key *cd_keys_plan(struct cd_keys *k, const struct cd_idem_row *row);
 void cd_keys_add(struct cd_keys *k, struct cd_key *plan, struct cd_idem_row *row, int64_t now_ms);
 /** NULL is allowed. */
 void cd_keys_plan_drop(struct cd_key *plan);
+/** Forget that key: its answer did not become true. */
+void cd_keys_del(struct cd_keys *k, const char *user, const char *key);
 /** Drop what is too old. */
 void cd_keys_age(struct cd_keys *k, int64_t now_ms);
 /** All of @p from, which is empty afterwards, instead of what @p to has; each keeps its limits. */

@@ -82,6 +82,8 @@ void mem_hash_add(struct mem_hashes *t, struct mem_hash *list);
 void mem_hash_drop(struct mem_hash *list);
 /** @return false out of memory */
 bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16]);
+/** Takes its time: it is for what was refused. */
+void mem_hash_del(struct mem_hashes *t, const uint8_t hash[16]);
 void mem_hashes_done(struct mem_hashes *t);
 
 /** Free idempotency rows, tokens and members. */
@@ -105,6 +107,8 @@ struct mem_call *mem_find_matrix(const struct mem_store *s, const char *room, co
 /** What the one-active-call rule counts by. @return NULL out of memory */
 char *mem_active_key(const struct cd_call *c);
 void mem_call_remove(struct mem_store *s, struct mem_call *m);
+/** As if it had never been written. Takes its time. */
+void mem_forget(struct mem_store *s, struct mem_call *m);
 /** Remove the row that @p at points to, in its call's list. */
 void mem_out_remove(struct mem_store *s, struct mem_out **at);
 /** @return false out of memory: cd_outbox_row_done frees what is there */

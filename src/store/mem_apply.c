@@ -105,6 +105,23 @@ static void list_ended(struct mem_store *s, struct mem_call *m)
     s->ended_newest = m;
 }
 
+void mem_forget(struct mem_store *s, struct mem_call *m)
+{
+    struct mem_call *before = NULL;
+
+    if (m->ended) {
+        for (struct mem_call *at = s->ended_oldest; at != m; at = at->ended_next)
+            before = at;
+        *(before ? &before->ended_next : &s->ended_oldest) = m->ended_next;
+        if (s->ended_newest == m)
+            s->ended_newest = before;
+        s->n_ended--;
+    } else {
+        s->n_live--;
+    }
+    mem_call_remove(s, m);
+}
+
 /* The oldest ended call goes; one that still has something to send moves to the end of the line. */
 static void trim_ended(struct mem_store *s)
 {

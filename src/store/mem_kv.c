@@ -133,6 +133,20 @@ void mem_hash_add(struct mem_hashes *t, struct mem_hash *list)
     }
 }
 
+void mem_hash_del(struct mem_hashes *t, const uint8_t hash[16])
+{
+    struct mem_hash *h = cd_map_del(&t->map, hash_key(hash)), *before = NULL;
+
+    if (!h)
+        return;
+    for (struct mem_hash *at = t->oldest; at != h; at = at->next)
+        before = at;
+    *(before ? &before->next : &t->oldest) = h->next;
+    if (t->newest == h)
+        t->newest = before;
+    free(h);
+}
+
 bool mem_hash_put(struct mem_hashes *t, const uint8_t hash[16])
 {
     struct mem_hash *h = NULL;

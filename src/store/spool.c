@@ -28,15 +28,7 @@ static void answer(struct spool_store *s, struct pg_op *op, enum cd_store_rc rc)
     pg_op_answer(s->later, op, rc);
 }
 
-static void written(void *self, struct pg_op *op, enum cd_store_rc rc)
-{
-    struct spool_store *s = self;
-
-    s->stats.commits += op->kind == PG_OP_CHANGE && rc == CD_STORE_OK;
-    s->spooled += rc == CD_STORE_OK && op->kind != PG_OP_FLUSH;
-    op->rc = rc;
-    pg_op_finish(op); /* may close the store */
-}
+static void written(void *self, struct pg_op *op, enum cd_store_rc rc);
 
 static void settled(void *self)
 {
@@ -176,6 +168,69 @@ static void shadow_drop(struct spool_store *s)
     s->shadow = NULL;
 }
 
+/* --- what the disk refused ---------------------------------------------------------------------- */
+
+struct taking_back {
+    struct spool_store *store;
+    const char *call_id;
+};
+
+static void seed_one(void *arg, const struct cd_call *c)
+{
+    const struct taking_back *t = arg;
+
+    if (strcmp(c->id, t->call_id) == 0)
+        seed(t->store, c);
+}
+
+/* The call as it is in memory, which has not moved. */
+static void unlearn_call(struct spool_store *s, const struct cd_change *ch)
+{
+    struct mem_call *m = mem_find(s->shadow, ch->call_id);
+    struct taking_back t = {s, ch->call_id};
+    bool unshared = m && m->unshared;
+
+    if (!m || !ch->call || m->call->version != ch->call->version)
+        return;
+    if (!ch->expect_version || m->ended)
+        mem_forget(s->shadow, m);
+    if (!ch->expect_version || !s->conf.live)
+        return;
+    s->conf.live(s->conf.arg, seed_one, &t);
+    m = mem_find(s->shadow, ch->call_id);
+    if (m)
+        m->unshared = unshared;
+}
+
+/* Who hears that it was refused may try again, and must not meet it as done. */
+static void unlearn(struct spool_store *s, const struct pg_op *op)
+{
+    const struct cd_change *ch = op->change;
+
+    if (op->kind == PG_OP_SEEN)
+        mem_hash_del(&s->shadow->seen, op->data);
+    if (op->kind != PG_OP_CHANGE)
+        return;
+    if (ch->idem)
+        cd_keys_del(&s->shadow->keys, ch->idem->user_id, ch->idem->key);
+    for (size_t i = 0; i < ch->n_events; i++)
+        if (ch->events[i].has_mx_hash)
+            mem_hash_del(&s->shadow->applied, ch->events[i].mx_hash);
+    unlearn_call(s, ch);
+}
+
+static void written(void *self, struct pg_op *op, enum cd_store_rc rc)
+{
+    struct spool_store *s = self;
+
+    s->stats.commits += op->kind == PG_OP_CHANGE && rc == CD_STORE_OK;
+    s->spooled += rc == CD_STORE_OK && op->kind != PG_OP_FLUSH;
+    if (rc != CD_STORE_OK && s->shadow)
+        unlearn(s, op);
+    op->rc = rc;
+    pg_op_finish(op); /* may close the store */
+}
+
 /* --- spooling --------------------------------------------------------------------------------- */
 
 static enum spool_class class_of(const struct pg_op *op)
@@ -213,7 +268,9 @@ static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, 
 {
     struct mem_plan plan = {0};
     struct mem_hash *seen = NULL;
-    bool ok = op->kind == PG_OP_CHANGE ? mem_plan(s->shadow, op->change, &plan)
+    struct cd_idem_row *idem = op->change && op->change->idem ? cd_idem_row_copy(op->change->idem) : NULL;
+    bool ok = op->change && op->change->idem && !idem ? false
+              : op->kind == PG_OP_CHANGE ? mem_plan(s->shadow, op->change, &plan)
               : op->kind == PG_OP_SEEN ? mem_hash_plan(&seen, op->data) &&
                                              cd_map_reserve(&s->shadow->seen.map, 1) == 0
                                        : true;
@@ -221,12 +278,15 @@ static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, 
     if (!ok || !spool_log_add(s->log, cls, op, rec)) {
         mem_plan_drop(&plan);
         mem_hash_drop(seen);
+        cd_idem_row_free(idem);
         return false;
     }
-    if (op->kind == PG_OP_CHANGE)
+    if (op->kind == PG_OP_CHANGE) {
         mem_write(s->shadow, op->change, &plan);
-    else
+        op->change->idem = idem; /* for the case that the disk refuses it */
+    } else {
         apply_small(s, op);
+    }
     note_birth(s, op->change);
     mem_hash_add(&s->shadow->seen, seen);
     return true;
