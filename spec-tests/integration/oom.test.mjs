@@ -71,7 +71,10 @@ async function audit(daemon, url, ledger, since) {
     { what: 'an empty outbox', seconds: 60, everyMs: 200 })
     .catch(async (error) => {
       const waiting = (await daemon.control('/metrics')).text.match(/^calld_(matrix|outbox)_\S+ .*$/gm);
-      const calls = rows.slice(0, 5).map((row) => `${JSON.stringify(row)} of ${ledger.get(row.call_session_id)?.label}`);
+      const sent = [...daemon.homeserver.rooms.values()].flatMap(({ timeline }) => timeline);
+      const calls = rows.slice(0, 5).map((row) => `${row.event_type} ${row.call_session_id} of ${row.created_at}, ${
+        ledger.get(row.call_session_id)?.label}, in the room: ${sent.filter(({ type, sender, content }) =>
+        type === row.event_type && sender === row.user_id && content.call_id === row.call_session_id).length}`);
       throw new Error(`${error.message}: ${rows.length} rows, ${calls.join(', ')}; ${waiting}`, { cause: error });
     });
   const count = (list) => list.reduce((map, key) => map.set(key, (map.get(key) ?? 0) + 1), new Map());
