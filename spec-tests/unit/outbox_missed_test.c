@@ -13,6 +13,7 @@ static struct {
     int asked;
     char id[CD_CALL_ID_LEN + 1];
     cd_load_fn fn;
+    cd_load_all_fn all_fn;
     void *arg;
 } fake;
 
@@ -31,7 +32,17 @@ static void fake_load_call(struct cd_store *s, const char *id, cd_load_fn fn, vo
     fake.arg = arg;
 }
 
-static const struct cd_store_ops ops = {.stats = fake_stats, .load_call = fake_load_call};
+static void fake_load_live(struct cd_store *s, cd_load_all_fn fn, void *arg)
+{
+    (void)s;
+    fake.asked++;
+    snprintf(fake.id, sizeof fake.id, "all");
+    fake.all_fn = fn;
+    fake.arg = arg;
+}
+
+static const struct cd_store_ops ops = {.stats = fake_stats, .load_call = fake_load_call,
+                                        .load_live = fake_load_live};
 static struct cd_store store = {.ops = &ops};
 static struct cd_outbox O;
 
@@ -106,11 +117,35 @@ static void degraded_mode_is_not_believed(void)
     CHECK_INT(O.n_missed, 0);
 }
 
+static void more_than_are_remembered(void)
+{
+    char id[8];
+
+    begin();
+    for (int i = 0; i <= CD_OB_MISSED_MAX; i++) {
+        snprintf(id, sizeof id, "n%d", i);
+        cd_ob_missed(&O, id);
+    }
+    for (int i = 0; i < CD_OB_MISSED_MAX; i++) {
+        until_asked(i + 1);
+        answer(CD_STORE_OK);
+    }
+    until_asked(CD_OB_MISSED_MAX + 1);
+    CHECK_STR(fake.id, "all");
+    fake.all_fn(fake.arg, CD_STORE_DOWN, NULL, 0);
+    until_asked(CD_OB_MISSED_MAX + 2);
+    CHECK_STR(fake.id, "all");
+    fake.all_fn(fake.arg, CD_STORE_OK, NULL, 0);
+    wait_ms(600);
+    CHECK_INT(fake.asked, CD_OB_MISSED_MAX + 2);
+}
+
 static void all(void)
 {
     TAP_RUN(each_call_is_asked_about_once);
     TAP_RUN(a_read_that_fails_is_repeated);
     TAP_RUN(degraded_mode_is_not_believed);
+    TAP_RUN(more_than_are_remembered);
 }
 
 int main(void)

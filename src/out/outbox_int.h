@@ -65,7 +65,7 @@ struct cd_ob_queue {
 struct cd_outbox {
     char missed[CD_OB_MISSED_MAX][CD_CALL_ID_LEN + 1]; /* calls with rows that found no memory */
     size_t n_missed;
-    bool reading_missed;
+    bool missed_more, reading_missed; /* more than those; one or all are being read */
     struct cd_timer missed_timer;
     struct cd_loop *loop;
     struct cd_fetch_pool *pool;

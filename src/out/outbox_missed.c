@@ -3,6 +3,7 @@
  * Why: a stored row that nobody holds would be sent after the next restart only.
  * State: their ids, in the outbox itself: asking takes no memory. Blocks: never. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -12,9 +13,14 @@
 
 static void read_again(void *arg);
 
+static bool is_wanting(const struct cd_outbox *o)
+{
+    return o->n_missed > 0 || o->missed_more;
+}
+
 static void arm(struct cd_outbox *o)
 {
-    if (o->n_missed && !o->missed_timer.due_ms &&
+    if (is_wanting(o) && !o->reading_missed && !o->missed_timer.due_ms &&
         cd_timer_set(o->loop, &o->missed_timer, AGAIN_MS, read_again, o) < 0)
         cd_log(CD_LOG_ERROR, "outbox", "rows.missed", NULL, "no timer to read them again");
 }
@@ -24,12 +30,10 @@ void cd_ob_missed(struct cd_outbox *o, const char *call_id)
     for (size_t i = 0; i < o->n_missed; i++)
         if (strcmp(o->missed[i], call_id) == 0)
             return;
-    if (o->n_missed == CD_OB_MISSED_MAX) {
-        cd_log(CD_LOG_ERROR, "outbox", "rows.missed", &(struct cd_log_ctx){.call_id = call_id},
-               "out of memory: what this call has to tell its room waits for a restart");
-        return;
-    }
-    snprintf(o->missed[o->n_missed++], sizeof o->missed[0], "%s", call_id);
+    if (o->n_missed < CD_OB_MISSED_MAX)
+        snprintf(o->missed[o->n_missed++], sizeof o->missed[0], "%s", call_id);
+    else
+        o->missed_more = true; /* then everything is read */
     arm(o);
 }
 
@@ -42,9 +46,21 @@ static bool is_database_away(const struct cd_outbox *o)
     return st.spooling;
 }
 
+/* Rows that are here already are known by their ids. @return false: there was no memory for some again */
+static bool take(struct cd_outbox *o, struct cd_stored_call *sc)
+{
+    size_t missed = o->n_missed;
+
+    if (sc && !sc->elsewhere)
+        cd_outbox_add(o, sc->outbox, sc->n_outbox);
+    cd_stored_call_free(sc);
+    return o->n_missed == missed && !o->missed_more;
+}
+
 static void on_read(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
 {
     struct cd_outbox *o = arg;
+    bool more = o->missed_more, well;
 
     o->reading_missed = false;
     if (rc != CD_STORE_OK || is_database_away(o)) {
@@ -54,9 +70,28 @@ static void on_read(void *arg, enum cd_store_rc rc, struct cd_stored_call *sc)
     }
     o->n_missed--;
     memmove(o->missed[0], o->missed[1], o->n_missed * sizeof o->missed[0]);
-    if (sc && !sc->elsewhere)
-        cd_outbox_add(o, sc->outbox, sc->n_outbox); /* those that are here already are known by their ids */
-    cd_stored_call_free(sc);
+    o->missed_more = false;
+    well = take(o, sc);
+    o->missed_more = o->missed_more || more;
+    if (well)
+        read_again(o);
+    else
+        arm(o);
+}
+
+static void on_all_read(void *arg, enum cd_store_rc rc, struct cd_stored_call **calls, size_t n)
+{
+    struct cd_outbox *o = arg;
+    bool away = is_database_away(o);
+
+    o->reading_missed = false;
+    o->missed_more = rc != CD_STORE_OK || away;
+    for (size_t i = 0; calls && i < n; i++)
+        if (away)
+            cd_stored_call_free(calls[i]);
+        else
+            take(o, calls[i]);
+    free(calls);
     arm(o);
 }
 
@@ -64,12 +99,16 @@ static void read_again(void *arg)
 {
     struct cd_outbox *o = arg;
 
-    if (o->reading_missed || !o->n_missed)
+    if (o->reading_missed || !is_wanting(o))
         return;
     if (is_database_away(o)) {
         arm(o);
         return;
     }
+    cd_timer_cancel(o->loop, &o->missed_timer);
     o->reading_missed = true;
-    o->store->ops->load_call(o->store, o->missed[0], on_read, o);
+    if (o->n_missed)
+        o->store->ops->load_call(o->store, o->missed[0], on_read, o);
+    else
+        o->store->ops->load_live(o->store, on_all_read, o);
 }
