@@ -65,7 +65,11 @@ async function walkThrough(daemon, ledger, steps, fault, label) {
 /** Lost, doubled: the database's rows and what the homeserver was sent against what clients were told. */
 async function audit(daemon, url, ledger, since) {
   await until(async () => (await (await daemon.get('/ready')).json()).degraded.length === 0,
-    { what: 'the end of all degraded modes', seconds: 60, everyMs: 200 });
+    { what: 'the end of all degraded modes', seconds: 60, everyMs: 200 })
+    .catch(async (error) => {
+      const spool = (await daemon.control('/metrics')).text.match(/^calld_(spool|store|pg|degraded)\S* .*$/gm);
+      throw new Error(`${error.message}: ${spool}`, { cause: error });
+    });
   let rows;
   await until(async () => (rows = await query(url, 'SELECT * FROM matrix_outbox')).length === 0,
     { what: 'an empty outbox', seconds: 60, everyMs: 200 })
