@@ -20,7 +20,11 @@ const long = Boolean(process.env.LONG_TESTS);
 const seed = Number(process.env.OOM_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const SECONDS = Number(process.env.OOM_SECONDS ?? (long ? 3600 : 8)); // each test
 const PROBLEMS = 12; // after so many a test ends
+const HITS = 5; // walks with a fault, at least
 const LASTING = 25; // how many fail when more than one does
+const UNLIMITED = { 'calls.seat_seconds': 60, 'limits.connections_per_ip': 0, 'limits.starts_per_hour': 0,
+  'limits.room_starts_per_hour': 0, 'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0 };
+const ENDS = ['ended', 'canceled', 'missed', 'declined', 'rejected', 'failed'];
 const directory = mkdtempSync(join(tmpdir(), 'calld-oom-'));
 const faults = new Faults(directory);
 let database;
@@ -84,35 +88,36 @@ async function audit(daemon, url, ledger, since) {
   const count = (list) => list.reduce((map, key) => map.set(key, (map.get(key) ?? 0) + 1), new Map());
   const sessions = await query(url, `SELECT id, status FROM call_sessions WHERE initiated_at > ${quote(since)}`);
   const types = count((await query(url, 'SELECT call_session_id AS id, event_type AS type FROM call_events'))
-    .map(({ id, type }) => `${id} ${['ended', 'canceled', 'missed', 'declined', 'rejected', 'failed'].includes(type) ? 'over' : type}`));
+    .map(({ id, type }) => `${id} ${ENDS.includes(type) ? 'over' : type}`));
   const sent = count([...daemon.homeserver.rooms.values()].flatMap(({ timeline }) => timeline)
-    .filter(({ type }) => /invite|answer|hangup|reject/.test(type)).map(({ type, sender, content }) => `${content.call_id} ${type} ${sender}`));
+    .filter(({ type }) => /invite|answer|hangup|reject/.test(type))
+    .map(({ type, sender, content }) => `${content.call_id} ${type} ${sender}`));
+  const labelOf = (id) => ledger.get(id)?.label;
+  const typesOf = (id) => [...types.keys()].filter((key) => key.startsWith(id)).map((key) => key.split(' ')[1]);
   const problems = [];
   for (const [id, { types: told, label }] of ledger) {
-    for (const type of told) if (!types.has(`${id} ${type}`)) problems.push(`lost: ${type} of ${id} (${label}), there are ${[...types.keys()].filter((key) => key.startsWith(id)).map((key) => key.split(' ')[1])}`);
+    for (const type of told) {
+      if (!types.has(`${id} ${type}`)) problems.push(`lost: ${type} of ${id} (${label}), there are ${typesOf(id)}`);
+    }
   }
   for (const [key, n] of types) {
-    if (n > 1 && /(initiated|answered|connected|over)$/.test(key)) problems.push(`doubled: ${key} ${n} times (${ledger.get(key.split(' ')[0])?.label})`);
+    if (n > 1 && /(initiated|answered|connected|over)$/.test(key)) {
+      problems.push(`doubled: ${key} ${n} times (${labelOf(key.split(' ')[0])})`);
+    }
   }
-  for (const [key, n] of sent) if (n > 1) problems.push(`doubled in the room: ${key} (${ledger.get(key.split(' ')[0])?.label})`);
+  for (const [key, n] of sent) if (n > 1) problems.push(`doubled in the room: ${key} (${labelOf(key.split(' ')[0])})`);
   for (const { id, status } of sessions) {
     if (!ledger.has(id)) problems.push(`${id} (${status}) was acknowledged by nobody`);
-    else if (status !== 'ended') problems.push(`${id} is ${status} (${ledger.get(id).label})`);
+    else if (status !== 'ended') problems.push(`${id} is ${status} (${labelOf(id)})`);
   }
   return problems;
 }
 
 async function walkAll(t, steps, { database: url } = {}) {
   const random = randomOf(seed);
-  const daemon = await startDaemon(t, { 'calls.seat_seconds': 60, 'limits.starts_per_hour': 0, 'limits.connections_per_ip': 0,
-    'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0, 'limits.room_starts_per_hour': 0,
-    ...(url ? { 'database.url': url, 'database.spool_dir': join(directory, 'spool'),
-      'matrix.seal_key_file': join(directory, 'seal.key') } : {}) }, { env: faults.env });
-  if (process.env.OOM_ROB) {
-    const rob = setInterval(() => query(url, 'UPDATE store_writers SET epoch = epoch + 1, has_left = true RETURNING 1').catch(() => {}),
-      Number(process.env.OOM_ROB));
-    t.after(() => clearInterval(rob));
-  }
+  const stored = url ? { 'database.url': url, 'database.spool_dir': join(directory, 'spool'),
+    'matrix.seal_key_file': join(directory, 'seal.key') } : {};
+  const daemon = await startDaemon(t, { ...UNLIMITED, ...stored }, { env: faults.env });
   const ledger = new Map();
   const since = new Date().toISOString();
   await walkThrough(daemon, ledger, steps, null, 'warm-up');
@@ -121,12 +126,13 @@ async function walkAll(t, steps, { database: url } = {}) {
     .flatMap((nth) => [1, LASTING].map((times) => ({ at, nth, times, all: true })))), random);
   if (process.env.OOM_ONLY) {
     const [at, first, last, times] = process.env.OOM_ONLY.split(',').map(Number);
-    plan.splice(0, plan.length, ...Array.from({ length: last - first + 1 }, (_, k) => ({ at, nth: first + k, times, all: true })));
+    plan.splice(0, plan.length, ...Array.from({ length: last - first + 1 },
+      (_, k) => ({ at, nth: first + k, times, all: true })));
   }
   const end = Date.now() + SECONDS * 1000;
   const sums = { rounds: 0, hit: 0, faults: 0, told: 0, again: 0, answers: new Map(), failed: [] };
   for (const fault of plan) {
-    if (Date.now() > end) break;
+    if (Date.now() > end && sums.hit >= HITS) break;
     const label = `${steps[fault.at][0]}, allocation ${fault.nth}, ${fault.times} times`;
     const began = Date.now();
     let outs;
@@ -139,7 +145,8 @@ async function walkAll(t, steps, { database: url } = {}) {
       continue;
     }
     if (process.env.OOM_SHOW) {
-      console.log(`${label}: ${Date.now() - began} ms, ${outs[fault.at].faults} faults, ${outs[fault.at].told}, ${await faults.where(program)}`);
+      console.log(`${label}: ${Date.now() - began} ms, ${outs[fault.at].faults} faults, ${outs[fault.at].told},`,
+        await faults.where(program));
     }
     const out = outs[fault.at];
     sums.rounds += 1;
@@ -150,8 +157,9 @@ async function walkAll(t, steps, { database: url } = {}) {
     if (out.told) sums.answers.set(out.told, (sums.answers.get(out.told) ?? 0) + 1);
     if (out.told && !out.faults) sums.failed.push(`${label}: ${out.told}, without a fault`);
   }
-  t.diagnostic(`OOM_SEED=${seed}: ${needs.reduce((sum, n) => sum + n, 0)} allocations of ${steps.length} steps; ${sums.rounds} of ` +
-    `${plan.length} walks, a fault in ${sums.hit} (${sums.faults} faults), told ${sums.told} times, at most ${sums.again} more attempts`);
+  t.diagnostic(`OOM_SEED=${seed}: ${needs.reduce((sum, n) => sum + n, 0)} allocations of ${steps.length} steps; ` +
+    `${sums.rounds} of ${plan.length} walks, a fault in ${sums.hit} (${sums.faults} faults), told ${sums.told} times, ` +
+    `at most ${sums.again} more attempts`);
   for (const [answer, n] of sums.answers) t.diagnostic(`${n} x ${answer}`);
   if (process.env.OOM_LOG) writeFileSync(process.env.OOM_LOG, daemon.log.join('\n'));
   assert.deepEqual(sums.failed, []);

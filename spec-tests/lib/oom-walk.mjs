@@ -73,7 +73,8 @@ export class Walk {
       tab.close();
       this[side] = undefined;
       if (/hangs/.test(error.message)) throw error;
-      throw error instanceof Told ? error : new Told(`not connected: ${error.data ? JSON.stringify(error.data) : error.message}`);
+      if (error instanceof Told) throw error;
+      throw new Told(`not connected: ${error.data ? JSON.stringify(error.data) : error.message}`);
     }
   }
 

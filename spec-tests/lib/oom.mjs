@@ -19,7 +19,8 @@ export class Faults {
   /** Builds the library in `directory`. */
   constructor(directory) {
     this.library = join(directory, 'oom_shim.so');
-    execFileSync(process.env.CC ?? 'cc', ['-O1', '-g', '-fno-omit-frame-pointer', '-shared', '-fPIC', '-fno-builtin', '-o', this.library, source]);
+    execFileSync(process.env.CC ?? 'cc', ['-O1', '-g', '-fno-omit-frame-pointer', '-shared', '-fPIC', '-fno-builtin',
+      '-o', this.library, source]);
     this.file = join(directory, 'oom-control');
     writeFileSync(this.file, Buffer.alloc(FRAME + MAX_FRAMES * 8));
     this.fd = openSync(this.file, 'r+');
@@ -72,7 +73,8 @@ export class Faults {
     const frames = Array.from({ length: this.#get(FRAMES) }, (_, n) => this.#get(FRAME + n * 8) - base - 1)
       .filter((offset) => offset > 0 && offset < 1 << 28).map((offset) => `0x${offset.toString(16)}`);
     if (frames.length === 0) return '(in a library)';
-    const { stdout } = await run('addr2line', ['-s', '-f', '-p', '-e', binary, ...frames]).catch((error) => ({ stdout: error.message }));
+    const { stdout } = await run('addr2line', ['-s', '-f', '-p', '-e', binary, ...frames])
+      .catch((error) => ({ stdout: error.message }));
     return stdout.trim().split('\n').map((line) => line.replace(/ at (\S+).*/, ' ($1)')).join(' < ');
   }
 }
