@@ -77,7 +77,7 @@ const struct conf_key cd_conf_keys[] = {
     INT(retention, seen_days, 0, 0, 36500, 30, "Which events were seen; more than the homeserver's patience [days]."),
     INT(retention, inbox_days, 0, 0, 36500, 30, "Events that could not be read, put aside [days]."),
     INT(retention, members_days, 0, 0, 36500, 90,
-        "Who is in which room, since that was last confirmed; who leaves goes at once [days]."),
+        "Who is in which room, since that was last confirmed; who leaves a room in use goes at once [days]."),
 
     TEXT(matrix, homeserver_url, 0, "http://127.0.0.1:8008", "http://... or https://...",
          cd_conf_is_http_url, "Client API of the homeserver, as seen from here."),
