@@ -360,13 +360,14 @@ bool cd_conf_reload(struct cd_conf *running, const struct cd_conf *fresh, FILE *
             *(bool *)to = *(const bool *)from;
         } else if (k->type == CONF_INT) {
             *(long *)to = *(const long *)from;
-        } else {
+        } else if (texts) { /* as many as change */
             struct old_text *t = texts;
 
             texts = t->next;
             adopt_text((struct conf_box *)running, to, t);
         }
     }
+    drop_texts(texts);
     return true;
 }
 
