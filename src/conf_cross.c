@@ -218,13 +218,13 @@ static void default_in_state(struct conf_load *l, char **path, const char *name)
     cd_buf_done(&b);
 }
 
-/* A database without a key for its tokens, without a place for what it cannot take now. */
+/* A database without a key for its tokens, without a place for what it cannot take now. Where that is must be
+ * known without one, too: something may be left there. */
 static void settle_database(struct conf_load *l, struct cd_conf *c)
 {
-    if (!filled(c->database.url))
-        return;
-    default_in_state(l, &c->matrix.seal_key_file, "/seal.key");
     default_in_state(l, &c->database.spool_dir, "/spool");
+    if (filled(c->database.url))
+        default_in_state(l, &c->matrix.seal_key_file, "/seal.key");
 }
 
 /* Does one address stand in both lists? Port 0 never collides. */

@@ -226,6 +226,10 @@ static enum cd_rc open_store(struct daemon *d, struct cd_err *err)
     }
     cd_log(CD_LOG_WARN, "daemon", "store.memory", NULL,
            "database.url is not set: calls live in memory and end with the process");
+    if (!core->dev && cd_spool_dir_waits(f->database.spool_dir))
+        cd_log(CD_LOG_ERROR, "daemon", "spool.left", NULL,
+               "%s holds changes of calls that no database has yet; they wait there for a start with database.url",
+               f->database.spool_dir);
     core->store = cd_store_mem_open(core->loop);
     if (!core->store)
         return cd_fail(err, CD_E_NO_MEMORY, "the store could not be opened");

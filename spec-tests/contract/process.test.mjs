@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -177,6 +177,21 @@ test('SIGHUP changes what may change, all of it or nothing', async () => {
   await until(() => daemon.said('reload.failed'), { what: 'the refusal in the log' });
   assert.equal((await get(daemon.port, '/call-test.html')).status, 200);
   assert.equal(await daemon.stop(), 0);
+});
+
+test('without a database it says that a spool was left over, and leaves it alone', async () => {
+  const state = path.join(folder, 'state');
+  const segment = path.join(state, 'spool', '0000000003.seg');
+  mkdirSync(path.dirname(segment), { recursive: true });
+  const none = await start({}, { env: { STATE_DIRECTORY: state } });
+  assert.equal(none.said('store.memory'), true);
+  assert.equal(none.said('spool.left'), false);
+  assert.equal(await none.stop(), 0);
+  writeFileSync(segment, 'what no database has yet');
+  const left = await start({}, { env: { STATE_DIRECTORY: state } });
+  assert.equal(left.said('spool.left'), true, left.log.join('\n'));
+  assert.equal(await left.stop(), 0);
+  assert.equal(readFileSync(segment, 'utf8'), 'what no database has yet');
 });
 
 test('a port that is taken is an error that names it', async () => {

@@ -5,12 +5,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "store/spool_file.h"
 
 #define NODE "node"
 #define NODE_NEW "node.new"
@@ -103,4 +105,18 @@ void cd_spool_dir_close(struct cd_spool_dir *d)
     if (d->lock > 0)
         close(d->lock);
     *d = (struct cd_spool_dir){.fd = -1, .lock = -1};
+}
+
+bool cd_spool_dir_waits(const char *path)
+{
+    uint64_t *segments = NULL;
+    size_t n = 0;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return false;
+    spool_file_list(fd, &segments, &n);
+    free(segments);
+    close(fd);
+    return n > 0;
 }

@@ -2,6 +2,8 @@
 #ifndef CD_STORE_SPOOL_DIR_H
 #define CD_STORE_SPOOL_DIR_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 #include "base/id.h"
 
@@ -17,5 +19,7 @@ struct cd_spool_dir {
 enum cd_rc cd_spool_dir_open(const char *path, struct cd_spool_dir *out, struct cd_err *err) CD_MUST_CHECK;
 /** Gives the lock back; harmless on a zeroed one. */
 void cd_spool_dir_close(struct cd_spool_dir *d);
+/** Is something there that no database has yet? Takes no lock, changes nothing. Blocks. */
+bool cd_spool_dir_waits(const char *path);
 
 #endif
