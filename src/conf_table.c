@@ -146,7 +146,8 @@ const struct conf_key cd_conf_keys[] = {
     INT(limits, connections_per_ip, 0, 0, 1000000, 50,
         "Public connections an address; 0: no limit."),
     INT(limits, head_seconds, 0, 1, 300, 20,
-        "A request's head must be complete after so long, or the connection ends [seconds]."),
+        "A request's head must be complete after so long, or the connection ends [seconds]. The first line of a later "
+        "request on the same connection may take as long as an idle one besides."),
     INT(limits, body_seconds, 0, 1, 3600, 30,
         "The same for its body, and one second more for each 4 KiB of it [seconds]."),
     INT(limits, sockets_per_user, 0, 1, 10000, 10, "Sockets a user."),

@@ -94,14 +94,14 @@ enum cd_rc calls_config(void *self, struct cd_req *req)
 enum cd_rc calls_session_token(void *self, struct cd_req *req)
 {
     struct cd_core *core = self;
-    struct cd_str body = cd_str_trim(cd_req_body(req));
     int64_t expires_at = 0;
     struct cd_buf token, b;
+    struct cd_input in; /* it asks for nothing, and has to be well-formed all the same */
     enum cd_rc rc;
 
-    if (body.n && (!cd_json_valid(body, (unsigned)core->conf->limits.json_depth) ||
-                   cd_json_kind(body) != CD_JSON_OBJECT))
-        return cd_fail(cd_req_err(req), CD_E_NOT_JSON, "The body must be a JSON object, or empty.");
+    cd_input_open(&in, cd_req_body(req), (unsigned)core->conf->limits.json_depth, cd_req_err(req));
+    if (in.rc != CD_OK)
+        return in.rc;
     cd_buf_init(&token, 4096);
     rc = cd_auth_session_new(core->auth, cd_req_principal(req), core->conf->calls.session_token_seconds * 1000,
                              &token, &expires_at, cd_req_err(req));

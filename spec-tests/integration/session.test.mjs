@@ -80,6 +80,17 @@ async function connectWs(origin, token) {
   return JSON.parse(data);
 }
 
+test('it asks for nothing, in well-formed JSON', limit, async () => {
+  const ask = async (body) => {
+    const reply = await fetch(`${stack.daemon}/api/calls/session-token`, { method: 'POST', body,
+      headers: { authorization: `Bearer ${stack.users[0].token}`, 'content-type': 'application/json' } });
+    return [reply.status, (await reply.json()).errcode];
+  };
+  assert.deepEqual(await ask('{"later": "field"}'), [200, undefined]);
+  for (const body of ['[]', '1', '"x"']) assert.deepEqual(await ask(body), [400, 'M_BAD_JSON'], body);
+  assert.deepEqual(await ask('{'), [400, 'M_NOT_JSON']);
+});
+
 test('with homeserver and database both away', limit, async () => {
   const [user, other] = stack.users;
   const token = await mint(stack.as(user));
