@@ -83,7 +83,9 @@ export class Walk {
     const user = side === 'a' ? this.caller : this.callee;
     if (!this[side]?.socket.connected) {
       await this.connect(side, user);
-      if (this.callId && event !== 'call-initiate' && event !== 'join-call') {
+      if (event === 'join-call') { // the daemon may not know yet that the former connection is gone
+        payload = { ...payload, takeOver: true };
+      } else if (this.callId && event !== 'call-initiate') {
         await this.emit(side, 'join-call', { callId: this.callId, takeOver: true });
       }
     }
