@@ -18,7 +18,7 @@ import { until } from '../lib/until.mjs';
 
 const long = Boolean(process.env.LONG_TESTS);
 const seed = Number(process.env.OOM_SEED ?? Math.floor(Math.random() * 2 ** 31));
-const SECONDS = Number(process.env.OOM_SECONDS ?? (long ? 3600 : 8)); // each test
+const SECONDS = Number(process.env.OOM_SECONDS ?? (long ? 3600 : 5)); // each test
 const PROBLEMS = 12; // after so many a test ends
 const HITS = 5; // walks with a fault, at least
 const LASTING = 25; // how many fail when more than one does
