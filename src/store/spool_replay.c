@@ -431,11 +431,8 @@ static void on_looked_up(void *arg, enum cd_store_rc rc, struct cd_stored_call *
     struct item *it = arg;
     struct spool_replay *r = it->replay;
 
-    r->open--;
-    if (!r->store) {
+    if (!is_wanted(it)) {
         cd_stored_call_free(sc);
-        if (r->open == 0)
-            replay_free(r);
         return;
     }
     if (rc != CD_STORE_OK || !decode(it))
