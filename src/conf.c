@@ -189,6 +189,7 @@ static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_
                       const char *where, const char *v)
 {
     void *field = field_of(c, k);
+    unsigned before = l->errors;
 
     if (!*v && (!is_text(k) || k->type == CONF_CHOICE))
         v = k->def;
@@ -217,7 +218,8 @@ static void set_value(struct conf_load *l, struct cd_conf *c, const struct conf_
             cd_conf_set_text(l, field, v);
         break;
     }
-    if (!*v && (k->flags & CONF_FILLED))
+    /* What was kept counts: a list of nothing but separators is empty, too. */
+    if ((k->flags & CONF_FILLED) && !**(char **)field && l->errors == before)
         cd_conf_error(l, where, "%s must not be empty; allowed: %s", k->name, k->allowed);
 }
 

@@ -120,6 +120,8 @@ static void names_line_and_fault(void)
         {"[server]\nlisten = localhost:3000", "allowed: IP:PORT"},
         {"[server]\nlisten = 127.0.0.1:3000 # public", "a comment stands on a line of its own"},
         {"[server]\nlisten =", "listen must not be empty"},
+        {"[server]\nlisten = , ,", ":2: listen must not be empty; allowed: IP:PORT"},
+        {"[server]\nappservice_listen = ,", ":2: appservice_listen must not be empty"},
         {"[server]\nlisten = 127.0.0.1:65536", "allowed: IP:PORT"},
         {"[server]\nlisten = [::1:3000", "allowed: IP:PORT"},
         {"[server]\nlisten = 127.0.0.1:29340", "must differ"},
