@@ -80,6 +80,21 @@ static inline bool kit_use_postgres(void)
     exit(1);
 }
 
+/** What a test that needs PostgreSQL has as its main(): @p all runs inside a loop, on a schema of its own. */
+static inline int kit_postgres_main(void (*all)(void))
+{
+    if (!kit_start())
+        return 1;
+    if (!kit_use_postgres()) {
+        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
+        return 0;
+    }
+    if (!await_run(all))
+        return 1;
+    kit_end();
+    return tap_done();
+}
+
 struct kit_done {
     bool done;
     enum cd_store_rc rc;

@@ -272,14 +272,5 @@ static void all(void)
 
 int main(void)
 {
-    if (!kit_start())
-        return 1;
-    if (!kit_use_postgres()) {
-        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
-        return 0;
-    }
-    if (!await_run(all))
-        return 1;
-    kit_end();
-    return tap_done();
+    return kit_postgres_main(all);
 }

@@ -606,6 +606,7 @@ static void who_left_is_forgotten(void)
 
 static void all(void)
 {
+    split_url();
     TAP_RUN(a_killed_backend_costs_nothing);
     TAP_RUN(a_lost_answer_is_not_a_lost_change);
     TAP_RUN(a_server_that_hangs_is_not_connected);
@@ -623,15 +624,5 @@ static void all(void)
 
 int main(void)
 {
-    if (!kit_start())
-        return 1;
-    if (!kit_use_postgres()) {
-        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
-        return 0;
-    }
-    split_url();
-    if (!await_run(all))
-        return 1;
-    kit_end();
-    return tap_done();
+    return kit_postgres_main(all);
 }

@@ -104,6 +104,7 @@ static void errors_that_pass_are_waited_for(void)
 
 static void all(void)
 {
+    split_url();
     kit_spool_begin();
     TAP_RUN(a_record_damaged_meanwhile_costs_only_itself);
     TAP_RUN(errors_that_pass_are_waited_for);
@@ -112,15 +113,5 @@ static void all(void)
 
 int main(void)
 {
-    if (!kit_start())
-        return 1;
-    if (!kit_use_postgres()) {
-        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
-        return 0;
-    }
-    split_url();
-    if (!await_run(all))
-        return 1;
-    kit_end();
-    return tap_done();
+    return kit_postgres_main(all);
 }

@@ -585,6 +585,7 @@ static void what_was_refused_is_new(void)
 
 static void all(void)
 {
+    split_url();
     kit_spool_begin();
     kit_yield = on_yield;
     kit_displaced = on_displaced;
@@ -606,15 +607,5 @@ static void all(void)
 
 int main(void)
 {
-    if (!kit_start())
-        return 1;
-    if (!kit_use_postgres()) {
-        printf("1..0 # SKIP CALLD_TEST_DATABASE_URL is not set\n");
-        return 0;
-    }
-    split_url();
-    if (!await_run(all))
-        return 1;
-    kit_end();
-    return tap_done();
+    return kit_postgres_main(all);
 }

@@ -3,11 +3,10 @@
  * the database is away. Why: a call outlives its database (design, section 6).
  * State: a mode. In normal mode operations go straight to the PostgreSQL store, which hands them over here
  * when it is told to (its `divert`). While it does not answer, constraints are judged by what the process
- * knows: a memory store, filled with the calls that are in memory and with what was spooled.
- * Owns: the PostgreSQL store, the files, that memory store. Blocks: while it is opened. */
+ * knows (spool_shadow.c).
+ * Owns: the PostgreSQL store, the files. Blocks: while it is opened. */
 #include "store/spool_priv.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +27,17 @@ static void answer(struct spool_store *s, struct pg_op *op, enum cd_store_rc rc)
     pg_op_answer(s->later, op, rc);
 }
 
-static void written(void *self, struct pg_op *op, enum cd_store_rc rc);
+static void written(void *self, struct pg_op *op, enum cd_store_rc rc)
+{
+    struct spool_store *s = self;
+
+    s->stats.commits += op->kind == PG_OP_CHANGE && rc == CD_STORE_OK;
+    s->spooled += rc == CD_STORE_OK && op->kind != PG_OP_FLUSH;
+    if (rc != CD_STORE_OK)
+        spool_shadow_unlearn(s, op);
+    op->rc = rc;
+    pg_op_finish(op); /* may close the store */
+}
 
 static void settled(void *self)
 {
@@ -42,193 +51,6 @@ static void settled(void *self)
 static void chunk(void *self, const uint8_t *p, size_t n)
 {
     spool_replay_chunk(self, p, n);
-}
-
-/* --- what degraded mode knows ----------------------------------------------------------------- */
-
-static const struct cd_call *known(const struct spool_store *s, const char *call_id)
-{
-    const struct mem_call *m = cd_map_get(&s->shadow->calls, cd_str_of(call_id));
-
-    return m ? m->call : NULL;
-}
-
-/* No other daemon can have claimed what no database ever heard of. */
-static void note_birth(struct spool_store *s, const struct cd_change *ch)
-{
-    struct mem_call *m = ch && ch->call && !ch->expect_version && !s->taking_back
-                             ? cd_map_get(&s->shadow->calls, cd_str_of(ch->call_id)) : NULL;
-
-    if (m)
-        m->unshared = true;
-}
-
-static bool is_unshared(const struct spool_store *s, const char *call_id)
-{
-    const struct mem_call *m = s->shadow && call_id ? cd_map_get(&s->shadow->calls, cd_str_of(call_id)) : NULL;
-
-    return m && m->unshared;
-}
-
-void spool_known_outside(struct spool_store *s, const char *call_id)
-{
-    struct mem_call *m = s->shadow ? cd_map_get(&s->shadow->calls, cd_str_of(call_id)) : NULL;
-
-    if (m)
-        m->unshared = false;
-}
-
-static void seed(void *arg, const struct cd_call *c)
-{
-    struct spool_store *s = arg;
-    struct cd_change ch = {.call = c};
-
-    memcpy(ch.call_id, c->id, sizeof ch.call_id);
-    if (mem_apply(s->shadow, &ch) != CD_STORE_OK)
-        s->unseeded = true;
-}
-
-/* What an op other than a change means to degraded mode. */
-static void apply_small(struct spool_store *s, struct pg_op *op)
-{
-    struct cd_store *m = &s->shadow->base;
-
-    switch (op->kind) {
-    case PG_OP_TRIED:
-        m->ops->outbox_tried(m, op->key, op->number, NULL, NULL);
-        break;
-    case PG_OP_DONE:
-        m->ops->outbox_done(m, op->key);
-        break;
-    case PG_OP_TOKEN_PUT:
-        m->ops->token_put(m, op->key, op->device, op->data, op->n_data);
-        break;
-    case PG_OP_TOKEN_DEL:
-        m->ops->token_del(m, op->key);
-        break;
-    case PG_OP_MEMBERS:
-        m->ops->members_put(m, op->members, op->n_members);
-        break;
-    case PG_OP_CHANGE:
-    case PG_OP_SEEN:
-    case PG_OP_QUARANTINE:
-    case PG_OP_PURGE:
-    case PG_OP_FLUSH:
-    case PG_OP_CLAIM:
-    case PG_OP_PEERS:
-    case PG_OP_LEAVE:
-        break;
-    }
-}
-
-/* A record that a former process left. */
-static void apply_found(struct spool_store *s, struct pg_op *op)
-{
-    if (op->kind == PG_OP_CHANGE && mem_apply(s->shadow, op->change) != CD_STORE_OK)
-        s->unseeded = true;
-    else if (op->kind == PG_OP_SEEN)
-        mem_hash_put(&s->shadow->seen, op->data);
-    else
-        apply_small(s, op);
-}
-
-static struct mem_store *shadow_open(struct spool_store *s)
-{
-    struct cd_store *m = cd_store_mem_open(s->loop);
-
-    return m ? mem_of(m) : NULL;
-}
-
-static void found(void *self, const struct cd_spool_rec *rec)
-{
-    struct spool_store *s = self;
-    const struct cd_change *ch = rec->op->change;
-    const struct cd_call *c = ch ? known(s, ch->call_id) : NULL;
-
-    if (ch && ch->call && c && c->version >= ch->call->version)
-        return; /* written twice, when a disk refused the first time */
-    if (ch && !ch->call && !c && rec->row)
-        seed(s, rec->row);
-    apply_found(s, rec->op);
-}
-
-static void close_old(struct spool_store *s)
-{
-    if (s->old)
-        s->old->base.ops->close(&s->old->base);
-    s->old = NULL;
-}
-
-/* It goes with the next tick: answers that it has queued come first. */
-static void shadow_drop(struct spool_store *s)
-{
-    close_old(s);
-    spool_keys_take_back(s);
-    s->old = s->shadow;
-    s->shadow = NULL;
-}
-
-/* --- what the disk refused ---------------------------------------------------------------------- */
-
-struct taking_back {
-    struct spool_store *store;
-    const char *call_id;
-};
-
-static void seed_one(void *arg, const struct cd_call *c)
-{
-    const struct taking_back *t = arg;
-
-    if (strcmp(c->id, t->call_id) == 0)
-        seed(t->store, c);
-}
-
-/* The call as it is in memory, which has not moved. */
-static void unlearn_call(struct spool_store *s, const struct cd_change *ch)
-{
-    struct mem_call *m = mem_find(s->shadow, ch->call_id);
-    struct taking_back t = {s, ch->call_id};
-    bool unshared = m && m->unshared;
-
-    if (!m || !ch->call || m->call->version != ch->call->version)
-        return;
-    if (!ch->expect_version || m->ended)
-        mem_forget(s->shadow, m);
-    if (!ch->expect_version || !s->conf.live)
-        return;
-    s->conf.live(s->conf.arg, seed_one, &t);
-    m = mem_find(s->shadow, ch->call_id);
-    if (m)
-        m->unshared = unshared;
-}
-
-/* Who hears that it was refused may try again, and must not meet it as done. */
-static void unlearn(struct spool_store *s, const struct pg_op *op)
-{
-    const struct cd_change *ch = op->change;
-
-    if (op->kind == PG_OP_SEEN)
-        mem_hash_del(&s->shadow->seen, op->data);
-    if (op->kind != PG_OP_CHANGE)
-        return;
-    if (ch->idem)
-        cd_keys_del(&s->shadow->keys, ch->idem->user_id, ch->idem->key);
-    for (size_t i = 0; i < ch->n_events; i++)
-        if (ch->events[i].has_mx_hash)
-            mem_hash_del(&s->shadow->applied, ch->events[i].mx_hash);
-    unlearn_call(s, ch);
-}
-
-static void written(void *self, struct pg_op *op, enum cd_store_rc rc)
-{
-    struct spool_store *s = self;
-
-    s->stats.commits += op->kind == PG_OP_CHANGE && rc == CD_STORE_OK;
-    s->spooled += rc == CD_STORE_OK && op->kind != PG_OP_FLUSH;
-    if (rc != CD_STORE_OK && s->shadow)
-        unlearn(s, op);
-    op->rc = rc;
-    pg_op_finish(op); /* may close the store */
 }
 
 /* --- spooling --------------------------------------------------------------------------------- */
@@ -246,50 +68,12 @@ static enum spool_class class_of(const struct pg_op *op)
     return (ch->call && ch->expect_version) || (!ch->call && ch->n_outbox) ? SPOOL_RUNNING : SPOOL_NEW;
 }
 
-static enum cd_store_rc judge(struct spool_store *s, struct pg_op *op)
-{
-    if (op->kind == PG_OP_CHANGE)
-        return mem_judge(s->shadow, op->change, op->live);
-    if (op->kind == PG_OP_SEEN && mem_hash_has(&s->shadow->seen, op->data))
-        return CD_STORE_DUPLICATE;
-    return CD_STORE_OK;
-}
-
 static void note_full(struct spool_store *s, bool full)
 {
     if (full && !s->was_full)
         cd_log(CD_LOG_ERROR, "spool", "spool.full", NULL,
                "database.spool_max_mb or the disk is used up: new calls are refused, running ones can end");
     s->was_full = full;
-}
-
-/* The record and what is known from it: both, or neither. */
-static bool keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, const struct cd_buf *rec)
-{
-    struct mem_plan plan = {0};
-    struct mem_hash *seen = NULL;
-    struct cd_idem_row *idem = op->change && op->change->idem ? cd_idem_row_copy(op->change->idem) : NULL;
-    bool ok = op->change && op->change->idem && !idem ? false
-              : op->kind == PG_OP_CHANGE ? mem_plan(s->shadow, op->change, &plan)
-              : op->kind == PG_OP_SEEN ? mem_hash_plan(&seen, op->data) &&
-                                             cd_map_reserve(&s->shadow->seen.map, 1) == 0
-                                       : true;
-
-    if (!ok || !spool_log_add(s->log, cls, op, rec)) {
-        mem_plan_drop(&plan);
-        mem_hash_drop(seen);
-        cd_idem_row_free(idem);
-        return false;
-    }
-    if (op->kind == PG_OP_CHANGE) {
-        mem_write(s->shadow, op->change, &plan);
-        op->change->idem = idem; /* for the case that the disk refuses it */
-    } else {
-        apply_small(s, op);
-    }
-    note_birth(s, op->change);
-    mem_hash_add(&s->shadow->seen, seen);
-    return true;
 }
 
 static void hold(struct spool_store *s, struct pg_op *op)
@@ -306,7 +90,7 @@ static void hold(struct spool_store *s, struct pg_op *op)
 
 static void spool(struct spool_store *s, struct pg_op *op)
 {
-    enum cd_store_rc rc = judge(s, op);
+    enum cd_store_rc rc = spool_shadow_judge(s, op);
     enum spool_class cls = class_of(op);
     struct cd_buf b;
 
@@ -315,12 +99,12 @@ static void spool(struct spool_store *s, struct pg_op *op)
         return;
     }
     cd_buf_init(&b, REC_MAX);
-    cd_spool_rec_write(&b, op, op->change && !op->change->call ? known(s, op->change->call_id) : NULL,
+    cd_spool_rec_write(&b, op, op->change && !op->change->call ? spool_shadow_call(s, op->change->call_id) : NULL,
                        cd_wall_ms());
     if (b.failed || !spool_log_room(s->log, cls, b.n)) {
         note_full(s, !b.failed);
         rc = CD_STORE_FULL;
-    } else if (!keep(s, cls, op, &b)) {
+    } else if (!spool_shadow_keep(s, cls, op, &b)) {
         rc = CD_STORE_FULL;
     }
     cd_buf_done(&b);
@@ -419,17 +203,7 @@ void spool_leave(struct spool_store *s, const char *why)
     if (replaying) {
         spool_replay_stop(s);
     } else {
-        if (!s->shadow && (s->shadow = shadow_open(s)))
-            spool_keys_lend(s);
-        if (!s->shadow) {
-            cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory for degraded mode");
-            return; /* the next tick tries again */
-        }
-        s->unseeded = false;
-        if (!starting && s->conf.live)
-            s->conf.live(s->conf.arg, seed, s);
-        if (s->unseeded) { /* a call that it does not know it would refuse */
-            shadow_drop(s);
+        if (!spool_shadow_fill(s, !starting)) {
             cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory for degraded mode");
             return; /* the next tick tries again */
         }
@@ -482,7 +256,7 @@ void spool_return(struct spool_store *s)
     s->failures = 0;
     s->unloaded = false;
     note_full(s, false);
-    shadow_drop(s);
+    spool_shadow_drop(s);
     pg_of(s->pg)->divert = false;
     take_held(s, put, pg_of(s->pg));
     spool_log_probe(s->log);
@@ -549,8 +323,8 @@ static void pg_ready(void *arg, enum cd_store_rc rc)
     spool_log_stats(s->log, &st);
     if (st.records == 0) {
         s->mode = SPOOL_NORMAL;
-        shadow_drop(s);
-        close_old(s);
+        spool_shadow_drop(s);
+        spool_shadow_close_old(s);
         tell_ready(s);
         return;
     }
@@ -563,77 +337,14 @@ static void pg_ready(void *arg, enum cd_store_rc rc)
     begin_replay(s);
 }
 
-/* --- beginning without a database --------------------------------------------------------------- */
-
-/* What the helper thread works on; it outlives a store that is closed meanwhile. */
-struct spool_migration {
-    struct spool_store *store; /* NULL: closed */
-    struct cd_migrate_conf conf;
-    char *url, *schema;
-    struct cd_err err;
-    enum cd_rc rc;
-};
-
-static void migration_free(struct spool_migration *m)
-{
-    free(m->url);
-    free(m->schema);
-    free(m);
-}
-
-static void migrate(void *arg)
-{
-    struct spool_migration *m = arg;
-
-    m->rc = cd_migrate(&m->conf, NULL, &m->err);
-}
-
-static void migrated(void *arg)
-{
-    struct spool_migration *m = arg;
-    struct spool_store *s = m->store;
-
-    if (s) {
-        s->migration = NULL;
-        if (m->rc == CD_OK) {
-            s->offline = false;
-            if (!pg_connect(pg_of(s->pg)))
-                cd_log(CD_LOG_ERROR, "spool", "spool.no_memory", NULL, "no memory to connect");
-        } else if (m->rc != CD_E_OVERLOADED) { /* it is there, and something has to be done about it */
-            cd_log(CD_LOG_ERROR, "spool", "migrate.failed", NULL, "still without PostgreSQL: %s", m->err.text);
-        }
-    }
-    migration_free(m);
-}
-
-static void start_migration(struct spool_store *s)
-{
-    struct spool_migration *m = calloc(1, sizeof *m);
-
-    if (!m || !cd_dup(&m->url, s->url) || !cd_dup(&m->schema, s->schema)) {
-        if (m)
-            migration_free(m);
-        return;
-    }
-    m->store = s;
-    m->conf = s->conf.migrate;
-    m->conf.url = m->url;
-    m->conf.schema = m->schema;
-    m->conf.connect_s = 5;
-    if (cd_worker_run(s->loop, migrate, migrated, m) != 0)
-        migration_free(m);
-    else
-        s->migration = m;
-}
-
 /* Once a second while degraded: what has to be tried again. */
 static void tick(void *arg)
 {
     struct spool_store *s = arg;
 
-    close_old(s);
+    spool_shadow_close_old(s);
     if (s->mode == SPOOL_AWAY && s->offline && !s->migration)
-        start_migration(s);
+        spool_migration_start(s);
     if (s->mode == SPOOL_AWAY && s->up)
         begin_replay(s);
     if (s->mode == SPOOL_REPLAY || s->mode == SPOOL_LAST)
@@ -772,16 +483,15 @@ static void close_store(struct cd_store *b)
     spool_replay_stop(s);
     spool_log_close(s->log);
     spool_asks_free(s);
-    if (s->migration)
-        s->migration->store = NULL;
+    spool_migration_leave(s);
     while (s->held) {
         struct pg_op *op = s->held;
 
         s->held = op->next;
         pg_op_free(op);
     }
-    shadow_drop(s);
-    close_old(s);
+    spool_shadow_drop(s);
+    spool_shadow_close_old(s);
     spool_keys_done(s);
     cd_later_free(s->later);
     free(s->url);
@@ -800,7 +510,7 @@ static bool may_act(const struct cd_store *b, const char *call_id)
 {
     const struct spool_store *s = (const struct spool_store *)(const void *)b;
 
-    return is_unshared(s, call_id) || pg_may_act(s->pg, call_id);
+    return spool_shadow_unshared(s, call_id) || pg_may_act(s->pg, call_id);
 }
 
 static void leave_others(struct cd_store *b, cd_done_fn fn, void *arg)
@@ -836,7 +546,7 @@ static const struct spool_log_ops log_ops = {
     .written = written,
     .settled = settled,
     .chunk = chunk,
-    .found = found,
+    .found = spool_shadow_found,
 };
 
 static bool open_parts(struct spool_store *s, struct cd_err *err)
@@ -849,11 +559,10 @@ static bool open_parts(struct spool_store *s, struct cd_err *err)
     pc.node = s->conf.dir->node;
     pc.offline = s->conf.offline;
     s->later = cd_later_new(s->loop);
-    s->shadow = shadow_open(s);
-    if (!s->later || !s->shadow || !cd_dup(&s->url, pc.url) || !cd_dup(&s->schema, pc.schema))
+    if (!s->later || !spool_shadow_open(s) || !cd_dup(&s->url, pc.url) || !cd_dup(&s->schema, pc.schema))
         return false;
     s->log = spool_log_open(s->loop, &lc, &log_ops, s, err);
-    if (!s->log)
+    if (!s->log || s->unseeded) /* a call that degraded mode does not know it would refuse */
         return false;
     s->pg = cd_store_pg_open(s->loop, &pc, s->conf.offline ? NULL : pg_ready, s);
     if (!s->pg)

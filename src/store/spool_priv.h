@@ -1,5 +1,6 @@
-/* spool_priv.h -- the spooling store's own structures: spool.c decides, spool_read.c answers reads,
- * spool_keys.c knows what was answered of late, spool_replay.c writes to the database what was spooled. */
+/* spool_priv.h -- the spooling store's own structures: spool.c decides, spool_shadow.c knows what the database
+ * would say, spool_read.c answers reads, spool_keys.c knows what was answered of late, spool_offline.c finds the
+ * database that was not there at the start, spool_replay.c writes to it what was spooled. */
 #ifndef CD_STORE_SPOOL_PRIV_H
 #define CD_STORE_SPOOL_PRIV_H
 
@@ -17,7 +18,7 @@ enum spool_mode {
 
 struct spool_replay; /* spool_replay.c */
 struct spool_ask;    /* spool_read.c: a read that the database has not answered yet */
-struct spool_migration;
+struct spool_migration; /* spool_offline.c */
 
 struct spool_store {
     struct cd_store base; /* first */
@@ -62,14 +63,42 @@ static inline struct spool_store *spool_of(struct cd_store *s)
 /* spool.c */
 /** The database does not answer: from now on without it. Takes back what it holds. */
 void spool_leave(struct spool_store *s, const char *why);
-/** From now on the database may hold this call. */
-void spool_known_outside(struct spool_store *s, const char *call_id);
 /** A replay met what only the rest of the daemon can solve, and that waits for us: begin with the files. */
 void spool_begin_without(struct spool_store *s);
 /** All is written: normal mode. */
 void spool_return(struct spool_store *s);
 /** The replay did not get through: again after a while. */
 void spool_replay_failed(struct spool_store *s);
+
+/* spool_shadow.c */
+/** A shadow that knows nothing yet. @return false out of memory */
+bool spool_shadow_open(struct spool_store *s);
+/** Have a shadow that knows the keys of late and, with @p live, the calls in memory.
+ * @return false out of memory: there is none */
+bool spool_shadow_fill(struct spool_store *s, bool live);
+/** It goes with the next tick (spool_shadow_close_old): answers that it has queued come first. */
+void spool_shadow_drop(struct spool_store *s);
+void spool_shadow_close_old(struct spool_store *s);
+/** A record that a former process left; spool_log_ops.found. Out of memory: s->unseeded. */
+void spool_shadow_found(void *self, const struct cd_spool_rec *rec);
+/** The call as it is kept, borrowed; NULL: not known. */
+const struct cd_call *spool_shadow_call(const struct spool_store *s, const char *call_id);
+/** What the database's constraints would say; fills op->live. */
+enum cd_store_rc spool_shadow_judge(const struct spool_store *s, struct pg_op *op);
+/** The record into the log, and what is known from it: both, or neither. @return false out of memory or full */
+bool spool_shadow_keep(struct spool_store *s, enum spool_class cls, struct pg_op *op, const struct cd_buf *rec);
+/** The disk refused what was kept: who hears that may try again, and must not meet it as done. */
+void spool_shadow_unlearn(struct spool_store *s, const struct pg_op *op);
+/** No database ever heard of this call. */
+bool spool_shadow_unshared(const struct spool_store *s, const char *call_id);
+/** From now on the database may hold this call. */
+void spool_shadow_shared(struct spool_store *s, const char *call_id);
+
+/* spool_offline.c */
+/** Bring the schema up to date on a helper thread, then connect. Out of memory: nothing, until it is called again. */
+void spool_migration_start(struct spool_store *s);
+/** The store is being closed. */
+void spool_migration_leave(struct spool_store *s);
 
 /* spool_read.c */
 void spool_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);

@@ -150,7 +150,7 @@ static void send(struct item *it)
     struct pg_op *op = it->rec.op;
 
     if (op->change)
-        spool_known_outside(it->replay->store, op->change->call_id);
+        spool_shadow_shared(it->replay->store, op->change->call_id);
     op->arg = it;
     if (op->kind == PG_OP_CHANGE || op->kind == PG_OP_SEEN)
         op->commit_fn = on_commit;
@@ -336,9 +336,9 @@ static bool is_wanted(struct item *it)
 static const struct cd_call *as_spooled(const struct item *it)
 {
     const struct spool_store *s = it->replay->store;
-    const struct mem_call *m = s->shadow ? cd_map_get(&s->shadow->calls, cd_str_of(it->rec.row->id)) : NULL;
+    const struct cd_call *c = spool_shadow_call(s, it->rec.row->id);
 
-    return m ? m->call : it->rec.row;
+    return c ? c : it->rec.row;
 }
 
 static void lose(struct item *it)
