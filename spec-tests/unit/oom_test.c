@@ -25,6 +25,7 @@
 #include "loop/loop.h"
 #include "store/mem.h"
 #include "store/spool_file.h"
+#include "store/spool_priv.h"
 
 /* --- the fault ---------------------------------------------------------------------------------- */
 
@@ -336,6 +337,50 @@ static void open_segment(bool faultless)
     CHECK(fstatat(folder, "rejected", &st, 0) != 0);
 }
 
+/* The record of one call. */
+static void make_call_segment(char id[CD_CALL_ID_LEN + 1])
+{
+    int fd = spool_file_new(folder, 1, false);
+    struct cd_call *c = a_call();
+    struct pg_op op = {.kind = PG_OP_CHANGE, .change = change_of(c, 0)};
+    struct cd_buf b;
+
+    memcpy(id, c->id, CD_CALL_ID_LEN + 1);
+    cd_buf_init(&b, CD_SPOOL_REC_MAX);
+    cd_spool_rec_write(&b, &op, c, 1);
+    CHECK_INT(spool_file_write(fd, SPOOL_HEAD, b.p, b.n), 0);
+    cd_buf_done(&b);
+    cd_change_free(op.change);
+    cd_call_free(c);
+    close(fd);
+}
+
+/* A store that was opened without its database knows each call that the files name: it would refuse what it does
+ * not know. */
+static void open_store(bool faultless)
+{
+    static char id[CD_CALL_ID_LEN + 1];
+    const struct cd_spool_dir dir = {.fd = folder, .lock = -1};
+    const struct cd_spool_conf conf = {.dir = &dir, .max_mb = 16, .offline = true,
+                                       .pg = {.url = "host=127.0.0.1 port=1", .schema = "calld"}};
+    struct cd_err err = {0};
+    struct cd_store *s;
+    long left = fault.left;
+
+    fault.left = 0;
+    if (!id[0])
+        make_call_segment(id);
+    fault.left = left;
+    s = cd_store_spool_open(await.loop, &conf, &err);
+    fault.left = 0;
+    if (s) {
+        CHECK(mem_find(spool_of(s)->shadow, id) != NULL);
+        s->ops->close(s);
+    } else {
+        CHECK(!faultless && err.rc == CD_E_NO_MEMORY);
+    }
+}
+
 static void store_and_load(bool faultless)
 {
     struct cd_store *s = core.store;
@@ -420,18 +465,29 @@ static void spooled(void)
     each_allocation(read_record);
 }
 
-static void segments(void)
+static void in_a_folder(void (*work)(bool faultless))
 {
     char name[] = "/tmp/oom_test.XXXXXX";
 
     if (!CHECK(mkdtemp(name) != NULL))
         return;
     folder = open(name, O_RDONLY | O_DIRECTORY);
-    each_allocation(open_segment);
+    each_allocation(work);
     unlinkat(folder, "0000000001.seg", 0);
     unlinkat(folder, "rejected", 0);
+    unlinkat(folder, "reserve", 0);
     close(folder);
-    rmdir(name);
+    CHECK_INT(rmdir(name), 0);
+}
+
+static void segments(void)
+{
+    in_a_folder(open_segment);
+}
+
+static void spooled_stores(void)
+{
+    in_a_folder(open_store);
 }
 
 static void replies(void)
@@ -451,6 +507,7 @@ static void all(void)
     TAP_RUN(stores);
     TAP_RUN(spooled);
     TAP_RUN(segments);
+    TAP_RUN(spooled_stores);
     TAP_RUN(replies);
     core.store->ops->close(core.store);
 }
