@@ -647,7 +647,8 @@ static bool read_in(struct spool_log *l, struct cd_err *err)
     }
     free(numbers);
     if (e)
-        cd_fail(err, e == ENOMEM ? CD_E_NO_MEMORY : CD_E_INTERNAL, "database.spool_dir: reading the spool: %s", strerror(e));
+        cd_fail(err, e == ENOMEM ? CD_E_NO_MEMORY : CD_E_INTERNAL, "database.spool_dir: reading the spool: %s",
+                strerror(e));
     return e == 0;
 }
 
