@@ -413,6 +413,33 @@ static void store_and_load(bool faultless)
     cd_call_free(c);
 }
 
+/* --- timers --------------------------------------------------------------------------------------- */
+
+#define TIMERS 600 /* the heap grows a few times */
+#define SPELL 50   /* timers that are set while there is no memory */
+
+/* However many there are: a timer is not lost because memory was short while it was set. */
+static void timers(void)
+{
+    static struct cd_timer t[TIMERS + SPELL];
+    unsigned long faults = fault.faults;
+
+    for (size_t have = 1; have < TIMERS; have += 7) {
+        struct cd_heap h = {0};
+
+        for (size_t i = 0; i < have; i++)
+            CHECK_INT(cd_heap_set(&h, &t[i], (int64_t)i), 0);
+        fault.left = 1;
+        fault.lasting = true;
+        for (size_t i = have; i < have + SPELL; i++)
+            CHECK_INT(cd_heap_set(&h, &t[i], 0), 0);
+        fault.left = 0;
+        fault.lasting = false;
+        cd_heap_done(&h);
+    }
+    CHECK(fault.faults > faults);
+}
+
 /* --- replies -------------------------------------------------------------------------------------- */
 
 static void reply(bool faultless)
@@ -508,6 +535,7 @@ static void all(void)
     TAP_RUN(spooled);
     TAP_RUN(segments);
     TAP_RUN(spooled_stores);
+    TAP_RUN(timers);
     TAP_RUN(replies);
     core.store->ops->close(core.store);
 }

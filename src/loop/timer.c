@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#define AHEAD 64 /* places that are kept free */
+
 static void place(struct cd_heap *h, size_t i, struct cd_timer *t)
 {
     h->v[i] = t;
@@ -50,18 +52,17 @@ void cd_heap_done(struct cd_heap *h)
     *h = (struct cd_heap){0};
 }
 
+/* Ahead of need: a moment without memory must not cost a timer, which would never be set again. */
 static int grow(struct cd_heap *h)
 {
-    size_t cap = h->cap ? h->cap * 2 : 64;
+    size_t cap = h->cap ? h->cap * 2 : 2 * AHEAD;
     struct cd_timer **v;
 
-    if (h->n < h->cap)
+    if (h->n + AHEAD < h->cap)
         return 0;
-    if (cap > CD_HEAP_MAX)
-        return -1;
-    v = realloc(h->v, cap * sizeof(struct cd_timer *));
+    v = cap > CD_HEAP_MAX ? NULL : realloc(h->v, cap * sizeof(struct cd_timer *));
     if (!v)
-        return -1;
+        return h->n < h->cap ? 0 : -1;
     h->v = v;
     h->cap = cap;
     return 0;
