@@ -124,6 +124,19 @@ onFake('a push of what was just answered does not shut out who asked', async (t)
   assert.equal((await waits).rc, 'OK');
 });
 
+onFake('a push that is older than the answer takes nobody out of it', async (t) => {
+  const { agent, fake, alice, bob, view, room } = await pair(t);
+  fake.fault(/m\.room\.encryption/, 'hang');
+  const waits = view(alice);
+  await until(async () => (await agent.do('cached', { room, user: bob.userId })).joined);
+  await agent.do('member', { room, user: bob.userId, membership: 'invite' });
+  await until(() => fake.held.length);
+  fake.release();
+  const { rc, joined } = await waits;
+  assert.deepEqual([rc, joined], ['OK', 2]);
+  assert.equal(fake.seen(members).length, 2, 'which of the two is newer only the homeserver knows');
+});
+
 test('encryption is seen, and never forgotten', async (t) => {
   const { agent, alice, view, room } = await pair(t);
   assert.equal((await view(alice)).encrypted, false);

@@ -109,6 +109,7 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     bool joined = strcmp(membership, "join") == 0;
     struct cd_member_batch batch = {.n = 0};
     struct cd_room *room = cd_room_get(r, room_id);
+    const struct cd_member *known;
 
     /* Strangers in rooms that nobody asked about would fill the cache for nothing. */
     if (!room && !cd_is_local_user(user_id, r->server_name))
@@ -120,6 +121,9 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     room = cd_room_touch(r, room_id);
     if (!room)
         return;
+    known = cd_room_member(room, user_id);
+    if ((known && known->joined) != joined)
+        cd_room_ask_doubt(room);
     cd_room_note(r, room, &m, joined, !joined, 0, &batch);
     cd_member_batch_flush(r, &batch);
     room->complete_ms = 0;

@@ -31,6 +31,7 @@ struct cd_lookup {
     struct cd_principal *asker;
     uint64_t generation;
     uint64_t members_fetch, encryption_fetch;
+    bool doubted;  /* a push contradicted the members that were read */
     enum cd_rc rc; /* worst so far */
     struct cd_err err;
     struct waiter *waiters;
@@ -285,6 +286,20 @@ static void note_denied(struct cd_lookup *l)
     cd_member_batch_flush(l->rooms, &batch);
 }
 
+static uint64_t ask_members(struct cd_lookup *l);
+
+/* Only the homeserver knows whether the push or the answer is newer. No second doubt can come: the encryption is
+ * known by then, so the answer is used as soon as it is there. */
+static bool asks_again(struct cd_lookup *l)
+{
+    if (!l->doubted || l->rc != CD_OK)
+        return false;
+    l->doubted = false;
+    l->generation = l->room->generation;
+    l->members_fetch = ask_members(l);
+    return l->members_fetch != 0;
+}
+
 static void lookup_done(struct cd_lookup *l)
 {
     struct cd_rooms *r = l->rooms;
@@ -293,6 +308,8 @@ static void lookup_done(struct cd_lookup *l)
     struct cd_err not_joined;
     bool listed;
 
+    if (asks_again(l))
+        return;
     room->lookup = NULL;
     room->pins++;
     /* Only what is known whole is kept: never the members without the encryption. What was
@@ -399,11 +416,23 @@ static void on_members(void *arg, const struct cd_fetch_res *res)
         lookup_done(l);
 }
 
+static uint64_t ask_members(struct cd_lookup *l)
+{
+    const char *const members[] = {"/rooms/", l->room->id, "/joined_members", NULL};
+
+    return l->room->many ? ask_own(l) : get(l, members, MEMBERS_BODY_MAX, on_members);
+}
+
+void cd_room_ask_doubt(struct cd_room *room)
+{
+    if (room->lookup && !room->lookup->members_fetch)
+        room->lookup->doubted = true;
+}
+
 /* Takes the list of waiters over. */
 static void lookup_start(struct cd_rooms *r, struct cd_room *room, struct cd_principal *asker,
                          struct waiter *waiters)
 {
-    const char *const members[] = {"/rooms/", room->id, "/joined_members", NULL};
     const char *const encryption[] = {"/rooms/", room->id, "/state/m.room.encryption", NULL};
     struct cd_lookup *l = calloc(1, sizeof(*l));
     struct cd_err err;
@@ -412,7 +441,7 @@ static void lookup_start(struct cd_rooms *r, struct cd_room *room, struct cd_pri
     if (l) {
         *l = (struct cd_lookup){.rooms = r, .room = room, .asker = cd_principal_ref(asker),
                                 .generation = room->generation, .waiters = waiters};
-        l->members_fetch = room->many ? ask_own(l) : get(l, members, MEMBERS_BODY_MAX, on_members);
+        l->members_fetch = ask_members(l);
         if (l->members_fetch) {
             room->lookup = l;
             if (!room->encrypted)

@@ -112,6 +112,8 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
 /** Call back with the view of the room. */
 void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want, cd_room_fn fn,
                   void *arg);
+/** A push says otherwise than what is known of a member: if a lookup has read the members, it reads them again. */
+void cd_room_ask_doubt(struct cd_room *room);
 /** End all lookups, calling back. */
 void cd_room_ask_stop(struct cd_rooms *r);
 /** URL below the homeserver's client API: path pieces and encoded segments by turns, the last one
