@@ -33,7 +33,7 @@ for (const backend of ['libuv', 'poll']) {
 
     it('echoes text and binary of every length class', async () => {
       const client = await server.ws();
-      for (const n of [1, 125, 126, 600, 1000, 1024, 1025, 4096, 5000, 65535, 65536, 100000]) {
+      for (const n of [1, 125, 126, 127, 128, 600, 1000, 1024, 1025, 4096, 5000, 65535, 65536, 100000]) {
         const text = 'é'.repeat(n / 2) + (n % 2 ? 'x' : '');
         await client.send(TEXT, text);
         assert.equal(await client.text(), text, `${n} bytes`);
