@@ -378,8 +378,9 @@ static struct lws_context *make_context(struct cd_loop *loop, bool uv)
 {
     struct lws_context_creation_info info;
 
-    /* Index 0 is what a handshake without a subprotocol gets, and also sees plain HTTP. Its read buffer, one for each
-     * client, is also the most that one recv() takes: 128 bytes would save 0.9 kB and cost a relay four times the CPU. */
+    /* Index 0 is what a handshake without a subprotocol gets, and also sees plain HTTP. Its read buffer, one for
+     * each client, is also the most that one recv() takes: 128 bytes would save 0.9 kB, and cost a relay four times
+     * the CPU. */
     protocols[0] = (struct lws_protocols){.name = "calld-ws", .callback = ws_protocol,
                                           .per_session_data_size = ws.per_session_bytes,
                                           .rx_buffer_size = 1024};
