@@ -229,8 +229,15 @@ onFake('a homeserver that cannot be asked: what it said last and pushed since go
   await until(() => fake.held.length === 1);
   await agent.do('advance', { ms: 2001 });
   assert.equal(await hung, 2, 'who has an answer does not wait long for a better one');
+  for (const there of [{ status: 429, body: { retry_after_ms: 3000 } }, { status: 200, body: {} }]) {
+    fake.heal();
+    fake.fault(members, there);
+    await agent.do('advance', { ms: 5001 });
+    assert.equal(await seenBy(alice), 'HOMESERVER', `it is there: ${JSON.stringify(there)}`);
+  }
   fake.heal();
   fake.fault(members, { status: 502, body: {} });
+  assert.equal(await seenBy(alice), 2);
   await agent.do('advance', { ms: 3600000 });
   assert.equal(await seenBy(alice), 'HOMESERVER');
   fake.heal();

@@ -33,6 +33,7 @@ struct cd_lookup {
     uint64_t generation;
     uint64_t members_fetch, encryption_fetch;
     bool doubted;  /* a push contradicted the members that were read */
+    bool away;     /* the homeserver did not answer, or could not */
     enum cd_rc rc; /* worst so far */
     struct cd_err err;
     struct waiter *waiters;
@@ -45,7 +46,7 @@ static bool fresh(int64_t since_ms, int64_t now_ms, int64_t for_ms)
     return since_ms > 0 && now_ms - since_ms < for_ms;
 }
 
-/* While the homeserver cannot be asked, what it said last and pushed since is the best there is: it hears of no
+/* While the homeserver is away, what it said last and pushed since is the best there is: it hears of no
  * change, either. */
 static bool still_known(const struct cd_room *room, const struct cd_member *m)
 {
@@ -123,6 +124,11 @@ void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want
 }
 
 /* --- what the homeserver said ------------------------------------------------------------- */
+
+static bool is_away(const struct cd_fetch_res *res)
+{
+    return (res->status == 0 && !res->too_large) || res->status >= 500;
+}
 
 static enum cd_rc fail_res(struct cd_err *err, const struct cd_fetch_res *res)
 {
@@ -258,7 +264,7 @@ static enum cd_rc verdict(const struct cd_lookup *l, const struct waiter *w, boo
         return own ? CD_E_NOT_FOUND : CD_PENDING;
     if (l->rc == CD_E_UNKNOWN_TOKEN)
         return w->who == l->asker ? CD_E_UNKNOWN_TOKEN : CD_PENDING;
-    if (l->rc == CD_E_HOMESERVER && !l->rooms->closing && still_known(l->room, m))
+    if (l->rc == CD_E_HOMESERVER && l->away && !l->rooms->closing && still_known(l->room, m))
         return CD_OK;
     if (l->rc != CD_OK)
         return l->rc;
@@ -325,7 +331,7 @@ static void lookup_done(struct cd_lookup *l)
     /* Only what is known whole is kept: never the members without the encryption. What was
      * pushed while we asked makes the answer right for those who waited, and too old to be kept. */
     room->complete_ms = l->rc == CD_OK && room->generation == l->generation ? cd_mono_ms() : 0;
-    room->failed_ms = l->rc == CD_E_HOMESERVER ? cd_mono_ms() : 0;
+    room->failed_ms = l->rc == CD_E_HOMESERVER && l->away ? cd_mono_ms() : 0;
     if (l->rc == CD_OK)
         room->read_ms = cd_mono_ms();
     if (l->rc == CD_E_UNKNOWN_TOKEN)
@@ -367,6 +373,7 @@ static void on_encryption(void *arg, const struct cd_fetch_res *res)
     struct cd_err err;
 
     l->encryption_fetch = 0;
+    l->away |= is_away(res);
     if (res->status == 200)
         l->room->encrypted = true;
     else if (res->status != 404 && l->rc == CD_OK)
@@ -397,6 +404,7 @@ static void on_own(void *arg, const struct cd_fetch_res *res)
     enum cd_rc rc = res->status == 200 ? read_own(l, res->body) : fail_res(&l->err, res);
 
     l->members_fetch = 0;
+    l->away |= is_away(res);
     if (rc != CD_OK)
         l->rc = rc;
     if (!l->encryption_fetch)
@@ -417,6 +425,7 @@ static void on_members(void *arg, const struct cd_fetch_res *res)
     enum cd_rc rc;
 
     l->members_fetch = 0;
+    l->away |= is_away(res);
     if (res->too_large) {
         l->room->many = true;
         l->members_fetch = ask_own(l);
