@@ -205,45 +205,6 @@ onFake('a homeserver in trouble is never "not joined"', async (t) => {
   assert.equal((await hung).rc, 'HOMESERVER');
 });
 
-onFake('a homeserver that cannot be asked: what it said last and pushed since goes on, for members, for a while', async (t) => {
-  const { agent, fake, alice, bob, eve, view, room } = await pair(t);
-  const push = (membership) => agent.do('member', { room, user: bob.userId, membership });
-  const seenBy = async (user) => { const { rc, joined } = await view(user); return rc === 'OK' ? joined : rc; };
-  assert.equal(await seenBy(alice), 2);
-  fake.fault(members, { status: 502, body: {} });
-  await push('invite');
-  await push('join'); // in their order, but late
-  assert.equal(await seenBy(alice), 2);
-  assert.equal(fake.seen(members).length, 2, 'it was asked');
-  assert.equal((await view(bob, 'joined')).rc, 'OK');
-  await push('leave');
-  assert.deepEqual([await seenBy(alice), await seenBy(bob), await seenBy(eve)], [1, 'HOMESERVER', 'HOMESERVER']);
-  await push('join');
-  const asked = fake.seen(members).length;
-  assert.equal(await seenBy(alice), 2);
-  assert.equal(fake.seen(members).length, asked, 'it failed just now: nobody waits for it again at once');
-  fake.heal();
-  fake.fault(members, 'hang');
-  await agent.do('advance', { ms: 5001 });
-  const hung = seenBy(alice);
-  await until(() => fake.held.length === 1);
-  await agent.do('advance', { ms: 2001 });
-  assert.equal(await hung, 2, 'who has an answer does not wait long for a better one');
-  for (const there of [{ status: 429, body: { retry_after_ms: 3000 } }, { status: 200, body: {} }]) {
-    fake.heal();
-    fake.fault(members, there);
-    await agent.do('advance', { ms: 5001 });
-    assert.equal(await seenBy(alice), 'HOMESERVER', `it is there: ${JSON.stringify(there)}`);
-  }
-  fake.heal();
-  fake.fault(members, { status: 502, body: {} });
-  assert.equal(await seenBy(alice), 2);
-  await agent.do('advance', { ms: 3600000 });
-  assert.equal(await seenBy(alice), 'HOMESERVER');
-  fake.heal();
-  assert.equal(await seenBy(alice), 2);
-});
-
 onFake('members without the encryption are not enough: nothing may be sent in clear', async (t) => {
   const { fake, alice, bob, view, room } = await pair(t);
   const encryption = /m.room.encryption/;

@@ -96,10 +96,11 @@ async function connectedCall() {
 }
 
 test('it hangs: the call goes on and ends, and the room hears of it once when it moves again', limit, async () => {
+  // A push of who joined makes the next call ask who is in the room: what the first one learns must last.
+  await until(async () => await metric('as_events_total') >= (await pair.callee.messages(pair.roomId)).length,
+    { what: 'who joined to be pushed' });
   const callId = await connectedCall();
   await until(async () => (await typesOf(callId)).includes('answer'));
-  await until(async () => await metric('as_events_total') >= (await pair.callee.messages(pair.roomId)).length,
-    { what: 'who is in the room to be pushed' });
   process.kill(synapse.pid, 'SIGSTOP');
   try {
     await post(pair.callee, `/api/calls/${callId}/end`);

@@ -14,7 +14,6 @@
 #include "out/rooms_int.h"
 
 #define ASK_TIMEOUT_MS 10000
-#define ASK_KNOWN_MS 2000 /* the same where an older answer will do */
 #define MEMBERS_BODY_MAX ((size_t)2 << 20) /* about ten thousand members */
 #define MAX_WAITERS 8192
 
@@ -33,7 +32,6 @@ struct cd_lookup {
     uint64_t generation;
     uint64_t members_fetch, encryption_fetch;
     bool doubted;  /* a push contradicted the members that were read */
-    bool away;     /* the homeserver did not answer, or could not */
     enum cd_rc rc; /* worst so far */
     struct cd_err err;
     struct waiter *waiters;
@@ -44,13 +42,6 @@ struct cd_lookup {
 static bool fresh(int64_t since_ms, int64_t now_ms, int64_t for_ms)
 {
     return since_ms > 0 && now_ms - since_ms < for_ms;
-}
-
-/* While the homeserver is away, what it said last and pushed since is the best there is: it hears of no
- * change, either. */
-static bool still_known(const struct cd_room *room, const struct cd_member *m)
-{
-    return m && m->joined && fresh(room->read_ms, cd_mono_ms(), CD_ROOMS_AWAY_MS);
 }
 
 enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum cd_room_want want)
@@ -69,7 +60,7 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
         return CD_OK;
     if (!m->joined && fresh(m->learned_ms, now, CD_ROOMS_DENIED_MS))
         return CD_E_NOT_FOUND;
-    return fresh(room->failed_ms, now, CD_ROOMS_FAILED_MS) && still_known(room, m) ? CD_OK : CD_PENDING;
+    return CD_PENDING;
 }
 
 /* Every signal asks this: it must not cost more in a larger room. */
@@ -124,11 +115,6 @@ void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want
 }
 
 /* --- what the homeserver said ------------------------------------------------------------- */
-
-static bool is_away(const struct cd_fetch_res *res)
-{
-    return (res->status == 0 && !res->too_large) || res->status >= 500;
-}
 
 static enum cd_rc fail_res(struct cd_err *err, const struct cd_fetch_res *res)
 {
@@ -264,8 +250,6 @@ static enum cd_rc verdict(const struct cd_lookup *l, const struct waiter *w, boo
         return own ? CD_E_NOT_FOUND : CD_PENDING;
     if (l->rc == CD_E_UNKNOWN_TOKEN)
         return w->who == l->asker ? CD_E_UNKNOWN_TOKEN : CD_PENDING;
-    if (l->rc == CD_E_HOMESERVER && l->away && !l->rooms->closing && still_known(l->room, m))
-        return CD_OK;
     if (l->rc != CD_OK)
         return l->rc;
     /* a push since then has made the asker's own answer too old to be kept, not wrong */
@@ -331,9 +315,6 @@ static void lookup_done(struct cd_lookup *l)
     /* Only what is known whole is kept: never the members without the encryption. What was
      * pushed while we asked makes the answer right for those who waited, and too old to be kept. */
     room->complete_ms = l->rc == CD_OK && room->generation == l->generation ? cd_mono_ms() : 0;
-    room->failed_ms = l->rc == CD_E_HOMESERVER && l->away ? cd_mono_ms() : 0;
-    if (l->rc == CD_OK)
-        room->read_ms = cd_mono_ms();
     if (l->rc == CD_E_UNKNOWN_TOKEN)
         cd_rooms_token_bad(r, l->asker);
     if (l->rc == CD_E_NOT_FOUND ||
@@ -373,7 +354,6 @@ static void on_encryption(void *arg, const struct cd_fetch_res *res)
     struct cd_err err;
 
     l->encryption_fetch = 0;
-    l->away |= is_away(res);
     if (res->status == 200)
         l->room->encrypted = true;
     else if (res->status != 404 && l->rc == CD_OK)
@@ -389,9 +369,8 @@ static void on_encryption(void *arg, const struct cd_fetch_res *res)
 static uint64_t get(struct cd_lookup *l, const char *const *parts, size_t max_body, cd_fetch_fn fn)
 {
     char *url = cd_rooms_url(l->rooms, parts);
-    bool known = still_known(l->room, cd_room_member(l->room, l->asker->user_id));
     struct cd_fetch_req req = {.method = "GET", .url = url, .bearer = l->asker->matrix_token,
-                               .timeout_ms = known ? ASK_KNOWN_MS : ASK_TIMEOUT_MS, .max_body = max_body};
+                               .timeout_ms = ASK_TIMEOUT_MS, .max_body = max_body};
     uint64_t id = url && l->asker->matrix_token ? cd_fetch(l->rooms->pool, &req, fn, l) : 0;
 
     free(url);
@@ -404,7 +383,6 @@ static void on_own(void *arg, const struct cd_fetch_res *res)
     enum cd_rc rc = res->status == 200 ? read_own(l, res->body) : fail_res(&l->err, res);
 
     l->members_fetch = 0;
-    l->away |= is_away(res);
     if (rc != CD_OK)
         l->rc = rc;
     if (!l->encryption_fetch)
@@ -425,7 +403,6 @@ static void on_members(void *arg, const struct cd_fetch_res *res)
     enum cd_rc rc;
 
     l->members_fetch = 0;
-    l->away |= is_away(res);
     if (res->too_large) {
         l->room->many = true;
         l->members_fetch = ask_own(l);

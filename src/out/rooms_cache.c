@@ -172,7 +172,7 @@ static struct cd_member *member_new(struct cd_rooms *r, struct cd_room *room, co
     if (m)
         m->user_id = strdup(user_id);
     if (!m || !m->user_id || cd_map_put(&room->members, cd_str_of(m->user_id), m) != 0) {
-        room->complete_ms = room->read_ms = 0;
+        room->complete_ms = 0;
         if (m)
             member_free(m);
         return NULL;

@@ -9,8 +9,6 @@
 
 #define CD_ROOMS_FRESH_MS 300000 /* pushes may be missing, so nothing is believed for longer */
 #define CD_ROOMS_DENIED_MS 5000  /* a "not joined" is not asked again for so long */
-#define CD_ROOMS_AWAY_MS 3600000 /* what was read is believed for so long while the homeserver is away */
-#define CD_ROOMS_FAILED_MS 5000  /* nor is it asked again for so long then */
 #define CD_ROOMS_MANY 100001     /* n_joined of a room too large to be read */
 
 struct cd_member {
@@ -27,8 +25,6 @@ struct cd_room {
     char *id;
     struct cd_map members;  /* by user id */
     int64_t complete_ms;    /* when all members were read; 0: some may be missing */
-    int64_t read_ms;        /* the same, but pushes came since; 0: never, or they found no memory */
-    int64_t failed_ms;      /* when the homeserver was away; 0: it was there */
     bool many;              /* too large to be read: members are asked about one by one */
     bool encrypted;         /* never becomes false again */
     uint64_t generation;    /* rises with each push */
