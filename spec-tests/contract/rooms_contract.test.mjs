@@ -137,6 +137,53 @@ onFake('a push that is older than the answer takes nobody out of it', async (t) 
   assert.equal(fake.seen(members).length, 2, 'which of the two is newer only the homeserver knows');
 });
 
+onFake('a kick that is pushed while an older list is under way counts', async (t) => {
+  const { agent, fake, alice, bob, view, room } = await pair(t);
+  let asked = 0;
+  fake.fault(members, () => {
+    asked += 1;
+    if (asked === 1) return 'hang';
+    fake.rooms.get(room).joined.delete(bob.userId);
+    return undefined;
+  });
+  const waits = view(alice);
+  await until(() => fake.held.length === 1);
+  await agent.do('member', { room, user: bob.userId, membership: 'leave' });
+  fake.release(); // with bob
+  const { rc, joined } = await waits;
+  assert.deepEqual([asked, rc, joined], [2, 'OK', 1]);
+  assert.equal((await view(bob, 'joined')).rc, 'NOT_FOUND');
+});
+
+onFake('where people come and go all the time the list is read twice at most', async (t) => {
+  const { agent, fake, alice, bob, view, room } = await pair(t);
+  fake.fault(members, 'hang', 2);
+  const waits = view(alice);
+  for (const membership of ['leave', 'invite']) {
+    await until(() => fake.held.length === 1);
+    await agent.do('member', { room, user: bob.userId, membership: 'join' });
+    await agent.do('member', { room, user: bob.userId, membership });
+    fake.release();
+  }
+  assert.equal((await waits).rc, 'OK');
+  assert.equal(fake.seen(members).length, 2);
+  assert.equal((await view(alice)).rc, 'OK');
+  assert.equal(fake.seen(members).length, 3, 'what was overtaken is not kept');
+});
+
+onFake('a list of joined rooms that is older than a kick does not undo it', async (t) => {
+  const { agent, fake, bob, alice, view, room } = await pair(t);
+  assert.equal((await view(alice)).rc, 'OK');
+  fake.fault(/joined_rooms/, 'hang', 1);
+  const other = await bob.roomWith();
+  await agent.do('seen', { user: bob.userId });
+  await until(() => fake.held.length === 1);
+  await agent.do('member', { room, user: bob.userId, membership: 'leave' });
+  fake.release(); // with both rooms
+  await until(async () => (await agent.do('cached', { room: other, user: bob.userId })).joined);
+  assert.equal((await agent.do('cached', { room, user: bob.userId })).joined, false);
+});
+
 test('encryption is seen, and never forgotten', async (t) => {
   const { agent, alice, view, room } = await pair(t);
   assert.equal((await view(alice)).encrypted, false);

@@ -122,12 +122,13 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     if (!room)
         return;
     known = cd_room_member(room, user_id);
-    if ((known && known->joined) != joined)
+    if (!known || known->joined != joined)
         cd_room_ask_doubt(room);
     cd_room_note(r, room, &m, joined, !joined, 0, &batch);
     cd_member_batch_flush(r, &batch);
     room->complete_ms = 0;
     room->generation++;
+    room->pushed = ++r->pushes;
 }
 
 void cd_rooms_on_encryption(struct cd_rooms *r, const char *room_id)

@@ -31,7 +31,8 @@ struct cd_lookup {
     struct cd_principal *asker;
     uint64_t generation;
     uint64_t members_fetch, encryption_fetch;
-    bool doubted;  /* a push contradicted the members that were read */
+    bool doubted;  /* a push contradicted the members that were read, or are being read */
+    bool again;    /* they are read for the second time */
     enum cd_rc rc; /* worst so far */
     struct cd_err err;
     struct waiter *waiters;
@@ -153,11 +154,20 @@ static void forget_missing(struct cd_rooms *r, struct cd_room *room, int64_t now
     }
 }
 
+/* Each list has a time of its own, by which its members are told from those of the last one. */
+static int64_t list_time(struct cd_rooms *r)
+{
+    int64_t now = cd_mono_ms();
+
+    r->list_ms = now > r->list_ms ? now : r->list_ms + 1;
+    return r->list_ms;
+}
+
 static enum cd_rc read_members(struct cd_lookup *l, struct cd_str body)
 {
     struct cd_member_batch batch = {.n = 0};
     struct cd_str joined, key, profile;
-    int64_t now = cd_mono_ms();
+    int64_t now = list_time(l->rooms);
     bool starved = false;
     size_t pos = 0;
 
@@ -288,16 +298,18 @@ static void note_denied(struct cd_lookup *l)
 
 static uint64_t ask_members(struct cd_lookup *l);
 
-/* Only the homeserver knows whether the push or the answer is newer. No second doubt can come: the encryption is
- * known by then, so the answer is used as soon as it is there. */
+/* Only the homeserver knows whether the push or the answer is newer. Once: where people come and go all the time
+ * there would be no end. */
 static bool asks_again(struct cd_lookup *l)
 {
-    if (!l->doubted || l->rc != CD_OK)
+    if (!l->doubted || l->again || l->rc != CD_OK)
         return false;
-    l->doubted = false;
-    l->generation = l->room->generation;
     l->members_fetch = ask_members(l);
-    return l->members_fetch != 0;
+    if (!l->members_fetch)
+        return false;
+    l->again = true;
+    l->generation = l->room->generation;
+    return true;
 }
 
 static void lookup_done(struct cd_lookup *l)
@@ -425,7 +437,7 @@ static uint64_t ask_members(struct cd_lookup *l)
 
 void cd_room_ask_doubt(struct cd_room *room)
 {
-    if (room->lookup && !room->lookup->members_fetch)
+    if (room->lookup)
         room->lookup->doubted = true;
 }
 

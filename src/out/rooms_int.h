@@ -28,6 +28,7 @@ struct cd_room {
     bool many;              /* too large to be read: members are asked about one by one */
     bool encrypted;         /* never becomes false again */
     uint64_t generation;    /* rises with each push */
+    uint64_t pushed;        /* cd_rooms.pushes at the last one */
     struct cd_lookup *lookup; /* running, or NULL */
     unsigned pins;          /* callbacks are looking at it */
 };
@@ -51,6 +52,7 @@ struct cd_known_user {
     char **ignored;
     size_t n_ignored;
     uint64_t joined_fetch, ignored_fetch;
+    uint64_t asked_at; /* cd_rooms.pushes when joined_rooms was asked for */
     struct cd_ignored_waiter *waiters;
 };
 
@@ -64,6 +66,8 @@ struct cd_rooms {
     struct cd_room *newest_room, *oldest_room;
     struct cd_known_user *newest_user, *oldest_user;
     size_t n_members, n_waiters;
+    int64_t list_ms; /* when the last list of members was read */
+    uint64_t pushes; /* memberships pushed so far */
     struct cd_timer sweep;
     struct cd_rooms **guard; /* what members_load calls back to; NULL inside once we are gone */
     bool closing, dev;
@@ -112,7 +116,7 @@ enum cd_rc cd_room_from_cache(const struct cd_room *room, const char *user, enum
 /** Call back with the view of the room. */
 void cd_room_show(struct cd_room *room, const char *user, enum cd_room_want want, cd_room_fn fn,
                   void *arg);
-/** A push says otherwise than what is known of a member: if a lookup has read the members, it reads them again. */
+/** A push says otherwise than what is known of a member: a lookup under way reads the members again, once. */
 void cd_room_ask_doubt(struct cd_room *room);
 /** End all lookups, calling back. */
 void cd_room_ask_stop(struct cd_rooms *r);

@@ -53,8 +53,8 @@ static void on_joined_rooms(void *arg, const struct cd_fetch_res *res)
         if (cd_json_text(value, id, sizeof(id)) <= 0)
             continue;
         room = cd_room_touch(r, id);
-        if (!room)
-            continue;
+        if (!room || room->pushed > u->asked_at)
+            continue; /* the push may be newer */
         cd_room_note(r, room, &self, true, true, u->joined_ms, &batch);
         /* Rows borrow from the room, which the next one may push out. */
         cd_member_batch_flush(r, &batch);
@@ -210,8 +210,10 @@ void cd_rooms_user_seen(struct cd_rooms *r, struct cd_principal *who)
 
     if (!u || r->dev)
         return;
-    if (!u->joined_fetch && (u->joined_ms == 0 || now - u->joined_ms >= CD_ROOMS_FRESH_MS))
+    if (!u->joined_fetch && (u->joined_ms == 0 || now - u->joined_ms >= CD_ROOMS_FRESH_MS)) {
+        u->asked_at = r->pushes;
         u->joined_fetch = get(u, parts, USER_TIMEOUT_MS, on_joined_rooms);
+    }
     if (u->ignored_ms == 0 || now - u->ignored_ms >= IGNORED_FRESH_MS)
         ask_ignored(u);
 }
