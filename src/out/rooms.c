@@ -127,8 +127,7 @@ void cd_rooms_on_member(struct cd_rooms *r, const char *room_id, const char *use
     cd_room_note(r, room, &m, joined, !joined, 0, &batch);
     cd_member_batch_flush(r, &batch);
     room->complete_ms = 0;
-    room->generation++;
-    room->pushed = ++r->pushes;
+    room->generation = ++r->pushes;
 }
 
 void cd_rooms_on_encryption(struct cd_rooms *r, const char *room_id)

@@ -27,8 +27,7 @@ struct cd_room {
     int64_t complete_ms;    /* when all members were read; 0: some may be missing */
     bool many;              /* too large to be read: members are asked about one by one */
     bool encrypted;         /* never becomes false again */
-    uint64_t generation;    /* rises with each push */
-    uint64_t pushed;        /* cd_rooms.pushes at the last one */
+    uint64_t generation;    /* cd_rooms.pushes at its last push; 0: none */
     struct cd_lookup *lookup; /* running, or NULL */
     unsigned pins;          /* callbacks are looking at it */
 };

@@ -53,7 +53,7 @@ static void on_joined_rooms(void *arg, const struct cd_fetch_res *res)
         if (cd_json_text(value, id, sizeof(id)) <= 0)
             continue;
         room = cd_room_touch(r, id);
-        if (!room || room->pushed > u->asked_at)
+        if (!room || room->generation > u->asked_at)
             continue; /* the push may be newer */
         cd_room_note(r, room, &self, true, true, u->joined_ms, &batch);
         /* Rows borrow from the room, which the next one may push out. */

@@ -344,7 +344,7 @@ static void tick(void *arg)
 
     spool_shadow_close_old(s);
     if (s->mode == SPOOL_AWAY && s->offline && !s->migration)
-        spool_migration_start(s);
+        spool_offline_migrate(s);
     if (s->mode == SPOOL_AWAY && s->up)
         begin_replay(s);
     if (s->mode == SPOOL_REPLAY || s->mode == SPOOL_LAST)
@@ -483,7 +483,7 @@ static void close_store(struct cd_store *b)
     spool_replay_stop(s);
     spool_log_close(s->log);
     spool_asks_free(s);
-    spool_migration_leave(s);
+    spool_offline_leave(s);
     while (s->held) {
         struct pg_op *op = s->held;
 

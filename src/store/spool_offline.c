@@ -48,7 +48,7 @@ static void migrated(void *arg)
     migration_free(m);
 }
 
-void spool_migration_start(struct spool_store *s)
+void spool_offline_migrate(struct spool_store *s)
 {
     struct spool_migration *m = calloc(1, sizeof *m);
 
@@ -68,7 +68,7 @@ void spool_migration_start(struct spool_store *s)
         s->migration = m;
 }
 
-void spool_migration_leave(struct spool_store *s)
+void spool_offline_leave(struct spool_store *s)
 {
     if (s->migration)
         s->migration->store = NULL;

@@ -96,9 +96,9 @@ void spool_shadow_shared(struct spool_store *s, const char *call_id);
 
 /* spool_offline.c */
 /** Bring the schema up to date on a helper thread, then connect. Out of memory: nothing, until it is called again. */
-void spool_migration_start(struct spool_store *s);
+void spool_offline_migrate(struct spool_store *s);
 /** The store is being closed. */
-void spool_migration_leave(struct spool_store *s);
+void spool_offline_leave(struct spool_store *s);
 
 /* spool_read.c */
 void spool_load_call(struct cd_store *b, const char *id, cd_load_fn fn, void *arg);
