@@ -8,7 +8,6 @@
 struct aside {
     struct cd_core *core;
     struct cd_change *change;
-    struct cd_live *live;
 };
 
 static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_call_id)
@@ -23,7 +22,10 @@ static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_cal
         a->change->outbox[i].unwritten = away;
     if ((rc == CD_STORE_OK || away) && a->core->outbox && !a->change->elsewhere)
         cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
-    if (rc != CD_STORE_OK)
+    if (rc == CD_STORE_LOST_RACE) /* another daemon may have ended the call: its end rows know nothing of these */
+        cd_log(CD_LOG_DEBUG, "flow", "outbox.late", &(struct cd_log_ctx){.call_id = a->change->call_id},
+               "%zu Matrix events came behind the end of their call", a->change->n_outbox);
+    else if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
                "%zu Matrix events could not be stored%s", a->change->n_outbox,
                away ? "; a crash would lose them" : " and are not sent");
@@ -51,7 +53,7 @@ enum cd_rc cd_write_outbox(struct cd_core *core, struct cd_live *live, struct cd
         return CD_E_NO_MEMORY;
     }
     ch->elsewhere = live->elsewhere;
-    *a = (struct aside){core, ch, live};
+    *a = (struct aside){core, ch};
     core->store->ops->commit(core->store, ch, aside_committed, a);
     return CD_OK;
 }

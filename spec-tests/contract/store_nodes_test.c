@@ -261,6 +261,49 @@ static void an_end_and_an_invite_never_miss_each_other(void)
     s[1]->ops->close(s[1]);
 }
 
+/* The end of a call that nobody was invited to, and its answer, at two daemons at once: no answer is left. */
+static void an_end_leaves_no_answer_behind(void)
+{
+    struct cd_store *s[2];
+    int clean = 0;
+
+    if (!open_two(s))
+        return;
+    for (int i = 0; i < CLAIMS; i++) {
+        struct kit_commit answer, end;
+        struct cd_stored_call *sc;
+        struct cd_change *ch;
+        struct cd_call *c;
+        char room[40], txn[24];
+
+        snprintf(room, sizeof room, "!late%d:x", i);
+        c = kit_call(room, "@a:x", "@b:x");
+        ch = kit_change(c, 0);
+        snprintf(txn, sizeof txn, "late%d", i);
+        kit_outbox(ch, txn, 0, 1, "{}");
+        CHECK_INT(kit_put(s[0], ch), CD_STORE_OK);
+        ch = cd_change_new(c->id);
+        snprintf(txn, sizeof txn, "late%d-answer", i);
+        kit_outbox(ch, txn, 1, 2, "{}");
+        kit_submit(s[0], ch, &answer);
+        c->status = CD_CANCELED;
+        ch = kit_change(c, 1);
+        ch->drop_untried_all = true;
+        kit_submit(s[1], ch, &end);
+        UNTIL(answer.done && end.done);
+        CHECK_INT(end.rc, CD_STORE_OK);
+        CHECK(answer.rc == CD_STORE_OK || answer.rc == CD_STORE_LOST_RACE);
+        sc = kit_load(s[0], c->id);
+        if (CHECK(sc))
+            clean += sc->n_outbox == 0;
+        cd_stored_call_free(sc);
+        cd_call_free(c);
+    }
+    CHECK_INT(clean, CLAIMS);
+    s[0]->ops->close(s[0]);
+    s[1]->ops->close(s[1]);
+}
+
 static void all(void)
 {
     TAP_RUN(the_owner_hears_what_another_wrote);
@@ -268,6 +311,7 @@ static void all(void)
     TAP_RUN(who_leaves_is_not_waited_for);
     TAP_RUN(a_call_is_claimed_once);
     TAP_RUN(an_end_and_an_invite_never_miss_each_other);
+    TAP_RUN(an_end_leaves_no_answer_behind);
 }
 
 int main(void)

@@ -496,6 +496,24 @@ static void what_nobody_needs_is_dropped(void)
     cd_call_free(other);
 }
 
+/* What its daemon wants to say may come behind the end that another one wrote. */
+static void a_call_that_is_over_says_nothing_more(void)
+{
+    struct cd_call *c = call_with_outbox("!over:x", "s");
+    struct cd_change *ch = cd_change_new(c->id);
+
+    kit_outbox(ch, "s-answer", 1, 9, "{}");
+    CHECK_INT(kit_put(S, ch), CD_STORE_OK);
+    CHECK_INT(outbox_left(c), 5);
+    c->status = CD_ENDED;
+    CHECK_INT(kit_put(S, kit_change(c, 1)), CD_STORE_OK);
+    ch = cd_change_new(c->id);
+    kit_outbox(ch, "s-late", 1, 10, "{}");
+    CHECK_INT(kit_put(S, ch), CD_STORE_LOST_RACE);
+    CHECK_INT(outbox_left(c), 5);
+    cd_call_free(c);
+}
+
 static struct cd_change *ending(struct cd_call *c, const char *txn)
 {
     struct cd_change *ch;
@@ -820,6 +838,7 @@ static void contract(void)
     TAP_RUN(signals_live_as_long_as_their_call);
     TAP_RUN(outbox_rows_are_marked_and_done);
     TAP_RUN(what_nobody_needs_is_dropped);
+    TAP_RUN(a_call_that_is_over_says_nothing_more);
     TAP_RUN(an_invite_that_was_tried_gets_its_end);
     TAP_RUN(a_start_finds_what_is_not_over);
     TAP_RUN(a_bad_one_hurts_no_innocents);

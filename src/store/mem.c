@@ -81,6 +81,8 @@ enum cd_store_rc mem_judge(struct mem_store *s, const struct cd_change *ch, char
         return CD_STORE_LOST_RACE;
     if (has_txn(s, ch) || (!m && (ch->n_events || ch->n_outbox)))
         return CD_STORE_LOST_RACE;
+    if (!ch->call && ch->n_outbox && cd_status_final(m->call->status))
+        return CD_STORE_LOST_RACE;
     if (m && (m->n_events + ch->n_events > MEM_EVENTS_MAX ||
               m->n_outbox + ch->n_outbox > MEM_OUTBOX_MAX))
         return CD_STORE_FULL;

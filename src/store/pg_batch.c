@@ -583,7 +583,7 @@ static void take_result(struct pg_store *s, const struct pg_expect *e, const PGr
         take_tried(s, res);
         break;
     case CD_PG_UPDATE:
-    case CD_PG_EXISTS:
+    case CD_PG_LIVING:
         take_elsewhere(s, e, res);
         break;
     case CD_PG_CLAIM:

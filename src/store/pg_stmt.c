@@ -118,6 +118,12 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
     [CD_PG_INVITES] = {"invites",
         "SELECT 1 FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 0"
         " ORDER BY call_session_id FOR UPDATE", "t"},
+    [CD_PG_LIVING] = {"living",
+        /* shared with other such rows, but an end waits for us, or we for it */
+        "WITH c AS MATERIALIZED (SELECT s.id, s.owner, d.me FROM call_sessions s"
+        " JOIN unnest($1::text[], $2::text[], $3::boolean[]) AS d(wanted, me, sends)"
+        " ON s.id = d.wanted AND (NOT d.sends OR s.status IN " LIVE ") FOR SHARE OF s)"
+        " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END)," ELSEWHERE " FROM c", "ttb"},
     [CD_PG_UPDATE] = {"session_update",
         "WITH u AS (UPDATE call_sessions s SET callee = d.callee, call_type = d.call_type,"
         " media = d.media, status = d.status, end_reason = d.end_reason, ended_by = d.ended_by,"
@@ -178,9 +184,6 @@ const struct cd_pg_stmt_row cd_pg_stmts[CD_PG_STMT_COUNT] = {
         " SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END) FROM i", "ttxsttd"},
     [CD_PG_DROP] = {"drop",
         "DELETE FROM matrix_outbox WHERE call_session_id = ANY ($1::text[]) AND rank = 9 AND NOT tried", "t"},
-    [CD_PG_EXISTS] = {"exists",
-        "SELECT 1 / (CASE WHEN count(*) = cardinality($1::text[]) THEN 1 ELSE 0 END)," ELSEWHERE
-        " FROM call_sessions JOIN unnest($1::text[], $2::text[]) AS d(wanted, me) ON id = d.wanted", "tt"},
     [CD_PG_OUTBOX] = {"outbox",
         "INSERT INTO matrix_outbox (txn_id, call_session_id, room_id, user_id, event_type, content, rank,"
         " ord, created_at, not_before, deadline, tried, attempts)"
@@ -368,6 +371,7 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
 {
     const struct cd_call *c = ch->call;
     bool newborn = c && !ch->expect_version && c->version == 1; /* not one whose row got lost */
+    bool adds = !c && (ch->n_outbox || ch->n_events);
 
     if (s == CD_PG_UPDATE && c && ch->expect_version) {
         update_row(r, c, ch->expect_version, owner);
@@ -379,12 +383,13 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
         event_rows(r, ch);
     } else if (s == CD_PG_IDEM && ch->idem) {
         idem_row(r, ch->idem);
-    } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) ||
-               ((s == CD_PG_UNTOLD || s == CD_PG_INVITES) && ch->drop_untried_all)) {
+    } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) || (s == CD_PG_UNTOLD && ch->drop_untried_all) ||
+               (s == CD_PG_INVITES && (ch->drop_untried_all || adds))) {
         cd_pg_text(r, ch->call_id);
-    } else if (s == CD_PG_EXISTS && !c && (ch->n_outbox || ch->n_events)) {
+    } else if (s == CD_PG_LIVING && adds) {
         cd_pg_text(r, ch->call_id);
         cd_pg_text(r, owner);
+        cd_pg_bool(r, ch->n_outbox > 0);
     } else if (s == CD_PG_OUTBOX) {
         outbox_rows(r, ch);
     } else if (s == CD_PG_SIGNAL) {

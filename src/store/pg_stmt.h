@@ -30,6 +30,7 @@ enum cd_pg_stmt {
     CD_PG_KEEP_MEMBERS,
     CD_PG_KEEP_TOKENS,
     CD_PG_INVITES,    /* only with other daemons: hold the invites that UNTOLD will judge, before the sessions */
+    CD_PG_LIVING,     /* calls that rows without a transition belong to: hold them; outbox rows only while they live */
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
     CD_PG_INSERT,
     CD_PG_PARTICIPANT,     /* of new calls */
@@ -37,7 +38,6 @@ enum cd_pg_stmt {
     CD_PG_EVENT,
     CD_PG_IDEM,
     CD_PG_DROP,       /* outbox rows that nobody needs any more */
-    CD_PG_EXISTS,     /* calls that outbox rows without a transition belong to */
     CD_PG_OUTBOX,
     CD_PG_UNTOLD,     /* all outbox rows of calls whose invite was never tried */
     CD_PG_SIGNAL,

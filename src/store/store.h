@@ -177,8 +177,8 @@ struct cd_store_ops {
     const char *name; /* "postgresql" or "memory" */
     /** Precedence when several hold: REFUSED, DUPLICATE, LOST_RACE by the idempotency key, CALL_EXISTS,
      * LOST_RACE. A second insert of the same (room, matrix_call_id) is LOST_RACE, and so are events or
-     * outbox rows of an unknown call, and a transaction id that is there already; signals of an
-     * unknown or final call are dropped silently.
+     * outbox rows of an unknown call, outbox rows without a transition of a final one, and a transaction id
+     * that is there already; signals of an unknown or final call are dropped silently.
      * @param change  taken over, freed by the store after the callback */
     void (*commit)(struct cd_store *s, struct cd_change *change, cd_commit_fn fn, void *arg);
     void (*load_call)(struct cd_store *s, const char *call_id, cd_load_fn fn, void *arg);
