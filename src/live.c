@@ -475,10 +475,11 @@ static void restore_signal(struct cd_live *l, const struct cd_signal_row *r)
     e->from_user = r->from_user ? strdup(r->from_user) : NULL;
     e->from_party = r->from_party ? strdup(r->from_party) : NULL;
     e->to = r->to ? strdup(r->to) : NULL;
+    size_t place = (size_t)(e - l->log) + 1;
     if (strcmp(r->kind, "webrtc-offer") == 0 && !l->first_offer)
-        l->first_offer = l->n_log;
+        l->first_offer = place;
     if (strcmp(r->kind, "webrtc-answer") == 0 && !l->first_answer)
-        l->first_answer = l->n_log;
+        l->first_answer = place;
 }
 
 static bool has_signal(const struct cd_live *l, uint64_t seq)

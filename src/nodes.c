@@ -41,13 +41,25 @@ void cd_nodes_lose(struct cd_live *l)
     cd_live_retire(l);
 }
 
+/* Signals move no call: what another daemon's clients said of ours, or of its own, is read with each look at it. */
+static void take_progress(struct cd_live *l, const struct cd_stored_call *sc)
+{
+    l->invite_tried = l->invite_tried || sc->call->invite_tried;
+    if (sc->elsewhere && !cd_status_final(l->cur->status))
+        cd_live_merge(l, sc);
+}
+
 /* @return the state before, to be freed; NULL: it did not change */
 static struct cd_call *take_state(struct cd_live *l, struct cd_stored_call *sc)
 {
     struct cd_call *prev = l->cur;
 
-    if (l->busy || !prev || sc->call->version <= prev->version)
+    if (l->busy || !prev || sc->call->version < prev->version)
         return NULL;
+    if (sc->call->version == prev->version) {
+        take_progress(l, sc);
+        return NULL;
+    }
     l->cur = sc->call;
     sc->call = NULL;
     l->mx_state = l->cur->mx_state;

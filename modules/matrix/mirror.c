@@ -170,16 +170,27 @@ static void build_final(struct cd_mx_rows *rows, struct cd_live *live, const str
         return;
     }
     int side = hangup_side(prev, cmd);
-    /* to the room it never answered, and hang-ups before an answer are ignored there */
+    /* to the room it never answered, and hang-ups before an answer are ignored there; rejects behind one, too */
     if (side == CD_MX_CALLEE && !m->answer_written) {
         if (!cd_mx_is_ours(next, CD_MX_CALLER)) {
             cd_mx_add_reject(rows, m, next);
+            if (m->answer_unsure && next->mx_version != 0)
+                cd_mx_add_hangup(rows, m, next, side);
             return;
         }
         side = CD_MX_CALLER;
     }
     if (side >= 0)
         cd_mx_add_hangup(rows, m, next, side);
+}
+
+/* Also where no invite is known: another daemon may write it just now. The store, which sees both, lets the end
+ * stand behind an attempt at an invite only. */
+static bool end_is_told(const struct cd_live *live, const struct cd_call *c)
+{
+    const struct cd_mx *m = live->mx;
+
+    return cd_mx_enabled(live, c) && !m->refused;
 }
 
 /* An invite that no homeserver has seen: the room never hears of this call. */
@@ -205,7 +216,7 @@ void cd_mx_before_commit(struct cd_core *core, struct cd_live *live, const struc
             add_invite(&rows, live, next);
     } else if (cd_status_final(next->status)) {
         change->drop_untried_droppable = true;
-        if (cd_mx_mirrors(live, next)) {
+        if (end_is_told(live, next)) {
             change->drop_untried_all = is_untold(live, next);
             build_final(&rows, live, prev, next, cmd);
         }
@@ -421,43 +432,48 @@ static void again(void *arg)
     pump(live);
 }
 
-/* An invite or answer whose row is gone was sent, unless the call had moved on before. */
-static void restore_progress(struct cd_mx *m, bool invite_row, bool answer_row)
+/* Taken by another daemon, or by the process before us: is its answer on the way? */
+static void doubt_answer(struct cd_mx *m)
+{
+    const struct cd_call *c = m->live->cur;
+
+    m->answer_unsure = !m->answer_written && cd_call_is_active(c) && cd_mx_is_ours(c, CD_MX_CALLEE);
+}
+
+/* What is written, as far as the store shows it: an invite or answer whose row is gone was sent, unless the call
+ * had moved on before. */
+static void restore_progress(struct cd_mx *m, const struct cd_outbox_row *rows, size_t n)
 {
     struct cd_live *live = m->live;
     const struct cd_call *c = live->cur;
-    bool ringing = c->status == CD_RINGING;
+    bool invite = says(rows, n, "m.call.invite"), answer = says(rows, n, "m.call.answer");
 
     if (cd_mx_is_ours(c, CD_MX_CALLER)) {
-        bool told = c->invite_tried || (ringing && m->side[CD_MX_CALLER].sdp && !invite_row);
-        m->invite_written = told || invite_row;
-        live->invite_tried = live->invite_tried || told;
+        bool sent = c->status == CD_RINGING && m->side[CD_MX_CALLER].sdp && !invite;
+        bool told = c->invite_tried || live->invite_tried || sent;
+
+        invite = invite || told;
+        live->invite_tried = live->invite_tried || (told && !live->elsewhere); /* of another's the store knows better */
         if (told && live->mx_state == CD_MX_WAITING_FOR_OFFER)
             live->mx_state = CD_MX_SENT;
     }
-    m->answer_written = answer_row || (cd_call_is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
+    answer = answer || (cd_call_is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
+    mark_written(m, invite && !m->invite_written, answer && !m->answer_written);
+    doubt_answer(m);
 }
 
 void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
                        const struct cd_outbox_row *rows, size_t n)
 {
-    bool invite_row = false, answer_row = false;
     struct cd_mx *m = core->outbox && live->cur ? cd_mx_of(live) : NULL;
 
     if (!m)
         return;
     restore_descriptions(m);
-    for (size_t i = 0; i < n; i++) {
-        bool invite = strcmp(rows[i].event_type, "m.call.invite") == 0;
-        invite_row = invite_row || invite;
-        answer_row = answer_row || strcmp(rows[i].event_type, "m.call.answer") == 0;
-        if (invite && rows[i].tried)
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(rows[i].event_type, "m.call.invite") == 0 && rows[i].tried)
             live->invite_tried = true;
-    }
-    restore_progress(m, invite_row, answer_row);
-    for (int side = 0; side < CD_MX_SIDES; side++)
-        if (side == CD_MX_CALLER ? m->invite_written : m->answer_written)
-            cd_mx_batch_base(m, side);
+    restore_progress(m, rows, n);
     if (live->elsewhere)
         return;
     cd_outbox_add(core->outbox, rows, n);
@@ -466,21 +482,13 @@ void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
 
 /* --- another daemon's doing ------------------------------------------------------------------- */
 
-static bool has_invite(const struct cd_outbox_row *rows, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(rows[i].event_type, "m.call.invite") == 0)
-            return true;
-    return false;
-}
-
 /* What its transaction deleted goes here as well. */
 static void drop_as_stored(struct cd_core *core, struct cd_live *live, const struct cd_outbox_row *rows,
                            size_t n)
 {
     const struct cd_call *c = live->cur;
 
-    if (cd_status_final(c->status) && !has_invite(rows, n) &&
+    if (cd_status_final(c->status) && !says(rows, n, "m.call.invite") &&
         cd_outbox_take_back(core->outbox, c->id, NULL, 0))
         live->invite_tried = false;
     if (cd_status_final(c->status) || !cd_mx_has_counterpart(c))
@@ -495,11 +503,16 @@ void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_
 
     if (!m)
         return;
-    if (prev) {
-        restore_descriptions(m);
+    if (prev)
         cd_mx_drain_soon(live, 0);
+    if (prev || live->elsewhere)
+        restore_descriptions(m);
+    if (live->elsewhere) {
+        restore_progress(m, rows, n);
+    } else {
+        mark_written(m, says(rows, n, "m.call.invite"), says(rows, n, "m.call.answer"));
+        doubt_answer(m);
     }
-    mark_written(m, rows, n);
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
     if (live->elsewhere)

@@ -10,7 +10,7 @@ import { quote, startStack } from '../lib/stack.mjs';
 import { Node } from '../lib/two-daemons.mjs';
 import { until } from '../lib/until.mjs';
 
-const limit = { timeout: 150000 };
+const limit = { timeout: process.env.LONG_TESTS ? 600000 : 150000 };
 const calls = process.env.LONG_TESTS ? 480 : 24; // the homeserver takes half a second for a call's events
 let stack;
 let a;
