@@ -39,6 +39,7 @@ static struct {
     struct cd_principal *principals[PRINCIPALS]; /* newest of each user: what the outbox sends with */
     struct cd_member_row *stored; /* what members_load gives */
     size_t n_stored;
+    bool hold_stored; /* members_load waits for "members-loaded" */
     bool hold_tried; /* outbox_tried waits for "store-done" */
     cd_done_fn tried_fn;
     void *tried_arg;
@@ -352,7 +353,8 @@ static void store_load(struct cd_store *s, cd_members_fn fn, void *arg)
     (void)s;
     my.load_fn = fn;
     my.load_arg = arg;
-    cd_loop_defer(my.loop, on_load, NULL);
+    if (!my.hold_stored)
+        cd_loop_defer(my.loop, on_load, NULL);
 }
 
 static const struct cd_store_ops store_ops = {
@@ -490,6 +492,7 @@ static void start(const json_t *cmd)
         my.stored[my.n_stored] = (struct cd_member_row){owned(r, "room"), owned(r, "user"), true,
                                                         NULL, NULL};
     }
+    my.hold_stored = flag_of(cmd, "holdStored");
     my.auth = cd_auth_new(my.loop, my.pool, &conf);
     my.rooms = cd_rooms_new(my.loop, my.pool, &store, hs, name);
     my.outbox = cd_outbox_new(my.loop, my.pool, &store, hs, &outbox_ops, NULL);
@@ -530,6 +533,9 @@ static bool run_outbox(const json_t *cmd, const char *what)
         do_no_principal(cmd);
     } else if (strcmp(what, "hold-tried") == 0) {
         my.hold_tried = true;
+        done(cmd);
+    } else if (strcmp(what, "members-loaded") == 0) {
+        on_load(NULL);
         done(cmd);
     } else if (strcmp(what, "store-done") == 0) {
         cd_done_fn fn = my.tried_fn;

@@ -234,6 +234,18 @@ test('what was stored is a hint for finding somebody to ask with', async (t) => 
   assert.equal((await agent.do('cached', { room: '!gone:x', user: alice.userId })).joined, false);
 });
 
+test('what a slow store says of a room adds nobody to what the homeserver has said meanwhile', async (t) => {
+  const { alice, bob, eve, room, url, serverName } = await pair(t);
+  const { agent } = await setUp(t, { start: { homeserver: url, serverName, holdStored: true, stored: [
+    { room, user: bob.userId }, { room, user: eve.userId }, { room: '!other:x', user: eve.userId }] } });
+  await know(agent, alice);
+  assert.equal((await agent.do('view', { user: alice.userId, room })).joined, 2);
+  await agent.do('members-loaded');
+  assert.equal((await agent.do('cached', { room: '!other:x', user: eve.userId })).joined, true, 'it was read');
+  assert.equal((await agent.do('cached', { room, user: eve.userId })).joined, false);
+  assert.equal((await agent.do('view', { user: alice.userId, room })).joined, 2);
+});
+
 onFake('a homeserver in trouble is never "not joined"', async (t) => {
   const { agent, fake, alice, view } = await pair(t);
   const troubles = [{ status: 500, body: {} }, { status: 200, raw: '[]' }, { status: 200, body: {} },

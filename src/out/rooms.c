@@ -148,8 +148,8 @@ static void on_loaded(void *arg, enum cd_store_rc rc, const struct cd_member_row
         struct cd_room_member m = {rows[i].user_id, rows[i].display_name, rows[i].avatar_url};
         struct cd_room *room = cd_room_touch(r, rows[i].room_id);
 
-        /* What was learnt since is newer than what was stored. */
-        if (room && rows[i].joined && !cd_room_member(room, m.user_id))
+        /* What was learnt since is newer than what was stored; who is not in a list that was read is not there. */
+        if (room && room->complete_ms == 0 && rows[i].joined && !cd_room_member(room, m.user_id))
             cd_room_note(r, room, &m, true, false, 0, NULL);
     }
     if (rc == CD_STORE_MORE)
