@@ -118,6 +118,27 @@ test('a user is given out, refused while in a call, then erased; the others keep
   assert.ok(Object.entries(again).every(([name, rows]) => !Array.isArray(rows) || rows.length === 0 || assert.fail(name)));
 });
 
+test('an old user id, with what JSON has to escape, leaves the JSON as well', limit, async () => {
+  const old = '@o"ld\\one:dev'; // the specification grants historical ids all of printable ASCII but the colon
+  const spelled = JSON.stringify(old).slice(1, -1);
+  const id = await ended('!old:dev', 'erin', 'frank');
+  await execute(postgres.url, `UPDATE calld.call_participants SET user_id = '${old}' WHERE user_id = '@erin:dev';
+    UPDATE calld.call_sessions SET caller = '${old}', metadata = jsonb_build_object('of', '${old}') WHERE id = '${id}';
+    UPDATE calld.call_events SET user_id = nullif(user_id, '@erin:dev'), event_data = jsonb_build_object('by', '${old}',
+      'others', '${old}-x') WHERE call_session_id = '${id}';
+    DELETE FROM calld.idempotency_keys WHERE call_session_id = '${id}';
+    INSERT INTO calld.event_inbox (reason, size_bytes, raw) VALUES ('broken', 1, convert_to('{"sender":"${spelled}"', 'UTF8'))`);
+  const erased = await command('erase-user', old);
+  assert.equal(erased.code, 0, erased.stderr);
+  const rows = await query(postgres.url, `SELECT t::text AS row FROM calld.call_sessions t WHERE id = '${id}'
+    UNION ALL SELECT t::text FROM calld.call_participants t WHERE call_session_id = '${id}'
+    UNION ALL SELECT event_data::text FROM calld.call_events WHERE call_session_id = '${id}'
+    UNION ALL SELECT convert_from(raw, 'UTF8') FROM calld.event_inbox WHERE raw LIKE '%ld%one:dev%'::bytea`);
+  const text = rows.map(({ row }) => row).join('\n');
+  assert.ok(text.includes(`${spelled}-x`), 'another keeps the name');
+  assert.doesNotMatch(text.replaceAll(`${spelled}-x`, ''), /ld[\\"]*one/, text);
+});
+
 test('without a user id, or without a database, it says what is missing', limit, async () => {
   assert.match((await command('export-user')).stderr, /a user id like @name:server must follow/);
   assert.match((await command('erase-user', 'alice')).stderr, /a user id like @name:server must follow/);

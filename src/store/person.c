@@ -23,6 +23,10 @@
 #define LITERALLY(text) "regexp_replace(" text ", '([][\\\\.^$*+?{}()|])', '\\\\\\1', 'g')"
 #define WHOLE(text) "(" LITERALLY(text) " || '(?![0-9A-Za-z-]|[.:][0-9A-Za-z])')"
 #define THEM WHOLE("$1::text")
+/* As it stands between the quotes of a JSON string, where the quotes and backslashes of historical ids are escaped. */
+#define SPELLED "substr(to_json($1::text)::text, 2, length(to_json($1::text)::text) - 2)"
+#define THEM_IN_JSON WHOLE(SPELLED)
+#define AS_BYTES(text) "encode(convert_to(" text ", 'UTF8'), 'escape')"
 
 /* --- the connection --------------------------------------------------------------------------- */
 
@@ -146,19 +150,19 @@ static const struct part erasures[] = {
                              " OR call_session_id IN " THEIR_CALLS ") AND $2::text <> ''"},
     {"memberships deleted", "DELETE FROM room_members WHERE user_id = $1::text AND $2::text <> ''"},
     {"sealed tokens deleted", "DELETE FROM sealed_tokens WHERE user_id = $1::text AND $2::text <> ''"},
-    {"put-aside events deleted", "DELETE FROM event_inbox WHERE (encode(raw, 'escape') ~ "
-                               WHOLE("encode(convert_to($1::text, 'UTF8'), 'escape')")
+    {"put-aside events deleted", "DELETE FROM event_inbox WHERE (encode(raw, 'escape') ~ " WHOLE(AS_BYTES("$1::text"))
+                               " OR encode(raw, 'escape') ~ " WHOLE(AS_BYTES(SPELLED))
                                " OR reason ~ " THEM ") AND $2::text <> ''"},
     {"quality figures changed", "UPDATE call_quality_stats SET user_id = $2::text WHERE user_id = $1::text"
                                 " AND call_session_id IN " THEIR_CALLS},
     {"events changed", "UPDATE call_events SET user_id = CASE WHEN user_id = $1::text THEN $2::text ELSE user_id END,"
-                       " event_data = regexp_replace(event_data::text, " THEM ", $2::text, 'g')::jsonb"
+                       " event_data = regexp_replace(event_data::text, " THEM_IN_JSON ", $2::text, 'g')::jsonb"
                        " WHERE call_session_id IN " THEIR_CALLS
-                       " AND (user_id = $1::text OR event_data::text ~ " THEM ")"},
+                       " AND (user_id = $1::text OR event_data::text ~ " THEM_IN_JSON ")"},
     {"calls changed", "UPDATE call_sessions SET caller = CASE WHEN caller = $1::text THEN $2::text ELSE caller END,"
                       " callee = CASE WHEN callee = $1::text THEN $2::text ELSE callee END,"
                       " ended_by = CASE WHEN ended_by = $1::text THEN $2::text ELSE ended_by END,"
-                      " metadata = regexp_replace(metadata::text, " THEM ", $2::text, 'g')::jsonb"
+                      " metadata = regexp_replace(metadata::text, " THEM_IN_JSON ", $2::text, 'g')::jsonb"
                       " WHERE id IN " THEIR_CALLS},
     {"participants changed", "UPDATE call_participants SET user_id = $2::text, display_name = NULL,"
                              " avatar_url = NULL, party_id = NULL, device_id = NULL WHERE user_id = $1::text"},
