@@ -304,6 +304,101 @@ static void an_end_leaves_no_answer_behind(void)
     s[1]->ops->close(s[1]);
 }
 
+/* A store's next batch waits for this one, so that what follows shares a batch. */
+static void busy_with(struct cd_store *s, const char *room, struct kit_commit *r, struct cd_call **c)
+{
+    *c = kit_call(room, "@a:x", "@b:x");
+    kit_submit(s, kit_change(*c, 0), r);
+}
+
+/* One notes an attempt and writes more of the same call, which the other one ends. */
+static void try_against_end(struct cd_store *s[2], int i)
+{
+    struct kit_commit end, more, other[2];
+    struct kit_done tried = {0};
+    struct cd_call *c, *x[2];
+    struct cd_change *ch;
+    char room[40], txn[24];
+
+    snprintf(room, sizeof room, "!try%d:x", i);
+    c = kit_call(room, "@a:x", "@b:x");
+    ch = kit_change(c, 0);
+    snprintf(txn, sizeof txn, "try%d", i);
+    kit_outbox(ch, txn, i % 2 ? 9 : 0, 1, "{}");
+    CHECK_INT(kit_put(s[0], ch), CD_STORE_OK);
+    for (int k = 0; k < 2; k++) {
+        snprintf(room, sizeof room, "!try%d-%d:x", i, k);
+        busy_with(s[k], room, &other[k], &x[k]);
+    }
+    s[0]->ops->outbox_tried(s[0], txn, 1, kit_on_done, &tried);
+    ch = cd_change_new(c->id);
+    snprintf(txn, sizeof txn, "try%d-more", i);
+    kit_outbox(ch, txn, 9, 2, "{}");
+    kit_submit(s[0], ch, &more);
+    c->status = CD_CANCELED;
+    ch = kit_change(c, 1);
+    ch->drop_untried_all = ch->drop_untried_droppable = true;
+    kit_submit(s[1], ch, &end);
+    UNTIL(more.done && end.done && tried.done && other[0].done && other[1].done);
+    CHECK_INT(end.rc, CD_STORE_OK);
+    CHECK(more.rc == CD_STORE_OK || more.rc == CD_STORE_LOST_RACE);
+    for (int k = 0; k < 2; k++)
+        cd_call_free(x[k]);
+    cd_call_free(c);
+}
+
+/* Each writes more of the call that the other one ends. */
+static void end_crosswise(struct cd_store *s[2], int i)
+{
+    struct kit_commit more[2], end[2], other[2];
+    struct cd_call *c[2], *x[2];
+    char room[40], txn[24];
+
+    for (int k = 0; k < 2; k++) {
+        snprintf(room, sizeof room, "!cross%d-%d:x", i, k);
+        c[k] = kit_call(room, "@a:x", "@b:x");
+        CHECK_INT(kit_put(s[0], kit_change(c[k], 0)), CD_STORE_OK);
+    }
+    for (int k = 0; k < 2; k++) {
+        struct cd_change *ch = cd_change_new(c[k]->id);
+
+        snprintf(room, sizeof room, "!crossing%d-%d:x", i, k);
+        busy_with(s[k], room, &other[k], &x[k]);
+        snprintf(txn, sizeof txn, "cross%d-%d", i, k);
+        kit_outbox(ch, txn, 9, 2, "{}");
+        kit_submit(s[k], ch, &more[k]);
+        c[!k]->status = CD_CANCELED;
+        kit_submit(s[k], kit_change(c[!k], 1), &end[k]);
+    }
+    for (int k = 0; k < 2; k++) {
+        UNTIL(more[k].done && end[k].done && other[k].done);
+        CHECK_INT(end[k].rc, CD_STORE_OK);
+        cd_call_free(x[k]);
+    }
+    cd_call_free(c[0]);
+    cd_call_free(c[1]);
+}
+
+/* PostgreSQL would break the circle after a second, in which nothing else of a daemon is written. */
+static void daemons_never_wait_in_a_circle(void)
+{
+    static const char deadlocks[] = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    struct cd_store *s[2];
+    long long before;
+
+    if (!open_two(s))
+        return;
+    before = kit_sql_int(deadlocks);
+    for (int i = 0; i < CLAIMS; i++) {
+        try_against_end(s, i);
+        end_crosswise(s, i);
+    }
+    s[0]->ops->close(s[0]); /* a backend that leaves has reported all it counted */
+    s[1]->ops->close(s[1]);
+    UNTIL(kit_sql_int("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'matrix-calld write%'") == 0);
+    CHECK_INT(kit_sql_int(deadlocks) - before, 0);
+}
+
 static void all(void)
 {
     TAP_RUN(the_owner_hears_what_another_wrote);
@@ -312,6 +407,7 @@ static void all(void)
     TAP_RUN(a_call_is_claimed_once);
     TAP_RUN(an_end_and_an_invite_never_miss_each_other);
     TAP_RUN(an_end_leaves_no_answer_behind);
+    TAP_RUN(daemons_never_wait_in_a_circle);
 }
 
 int main(void)

@@ -583,6 +583,36 @@ static void what_was_refused_is_new(void)
     forget();
 }
 
+/* Spooled, and the call was over in the database before it came there. */
+static void what_comes_behind_an_end_is_let_go(void)
+{
+    struct cd_store *s = open_through_proxy(), *other = kit_open_pg(kit_url);
+    struct cd_change *ch;
+    struct cd_call *theirs;
+
+    if (!CHECK(s) || !CHECK(other))
+        return;
+    a_call_each(s, "!behind", 0, 1);
+    strike(REFUSED);
+    until_spooling(s, true);
+    ch = cd_change_new(memory[0]->id);
+    kit_outbox(ch, "behind-answer", 1, 1, "{}");
+    CHECK_INT(kit_put(s, ch), CD_STORE_OK);
+    theirs = cd_call_clone(memory[0]);
+    theirs->status = CD_CANCELED;
+    CHECK_INT(kit_put(other, kit_change(theirs, 1)), CD_STORE_OK);
+    heal(REFUSED);
+    until_spooling(s, false);
+    CHECK_INT(stats_of(s).spool_rejected, 0);
+    CHECK_INT(count("matrix_outbox WHERE txn_id = 'behind-answer'"), 0);
+    CHECK_INT(count("matrix_outbox WHERE txn_id = '!behind-0'"), 1);
+    cd_call_free(theirs);
+    other->ops->close(other);
+    s->ops->close(s);
+    proxy_done(&P);
+    forget();
+}
+
 static void all(void)
 {
     split_url();
@@ -596,6 +626,7 @@ static void all(void)
     TAP_RUN(full);
     TAP_RUN(disk_full);
     TAP_RUN(what_was_refused_is_new);
+    TAP_RUN(what_comes_behind_an_end_is_let_go);
     TAP_RUN(a_record_that_is_refused_stops_nobody);
     TAP_RUN(a_call_that_another_daemon_was_faster_with);
     TAP_RUN(a_lost_row_whose_place_is_taken);

@@ -76,6 +76,9 @@ static void op_rows(struct cd_pg_rows *r, enum cd_pg_stmt stmt, const struct pg_
 {
     if (op->kind == PG_OP_CHANGE) {
         cd_pg_change_rows(r, stmt, op->change, owner);
+    } else if ((op->kind == PG_OP_TRIED || op->kind == PG_OP_DONE) && stmt == CD_PG_HOLD) {
+        cd_pg_text(r, NULL);
+        cd_pg_text(r, op->key);
     } else if (op->kind == PG_OP_TRIED && stmt == CD_PG_TRIED) {
         cd_pg_text(r, op->key);
         cd_pg_int(r, op->number);
@@ -155,13 +158,13 @@ static bool send_transaction(struct pg_store *s, PGconn *pg, size_t from, size_t
                  : op->kind == PG_OP_TRIED ? CD_STORE_LOST_RACE
                                            : CD_STORE_OK;
     }
-    for (int k = CD_PG_TRIED; k <= CD_PG_SEEN && ok; k++) {
+    for (int k = s->lease.peers ? CD_PG_HOLD : CD_PG_TRIED; k <= CD_PG_SEEN && ok; k++) {
         enum cd_pg_stmt stmt = (enum cd_pg_stmt)k;
 
         if (stmt == CD_PG_TOKEN_PUT)
             for (size_t i = from; i < to && ok; i++)
                 ok = send_own(s, pg, s->batch[i], i);
-        if ((stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_KEEP_TOKENS) || (stmt == CD_PG_INVITES && !s->lease.peers))
+        if (stmt >= CD_PG_TOKEN_PUT && stmt <= CD_PG_KEEP_TOKENS)
             continue;
         cd_pg_rows_begin(&s->rows, cd_pg_stmts[stmt].types);
         for (size_t i = from; i < to; i++)

@@ -13,6 +13,7 @@
 /** In the order in which one transaction runs them. */
 enum cd_pg_stmt {
     CD_PG_MARK,       /* number of this transaction, under this connection's epoch */
+    CD_PG_HOLD,       /* only with other daemons: first all calls that are written to, in one order */
     CD_PG_TRIED,      /* outbox rows that were attempted */
     CD_PG_TOKEN_PUT,
     CD_PG_TOKEN_DEL,
@@ -29,8 +30,7 @@ enum cd_pg_stmt {
     CD_PG_KEEP_IDEM,
     CD_PG_KEEP_MEMBERS,
     CD_PG_KEEP_TOKENS,
-    CD_PG_INVITES,    /* only with other daemons: hold the invites that UNTOLD will judge, before the sessions */
-    CD_PG_LIVING,     /* calls that rows without a transition belong to: hold them; outbox rows only while they live */
+    CD_PG_LIVING,     /* calls that rows without a transition belong to; outbox rows only while they live */
     CD_PG_UPDATE,     /* sessions; before inserts: one call may end where the next begins */
     CD_PG_INSERT,
     CD_PG_PARTICIPANT,     /* of new calls */

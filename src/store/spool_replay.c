@@ -257,7 +257,7 @@ static bool is_in(const struct cd_stored_call *sc, const struct cd_change *ch)
     if (!sc)
         return false;
     if (!ch->call)
-        return true; /* a transaction id or key that is there: all of a change is, or nothing */
+        return true; /* its call is over by now, or a transaction id or key is there: all of a change is, or nothing */
     return sc->call->version >= ch->call->version &&
            (cd_status_final(sc->call->status) || !cd_status_final(ch->call->status));
 }
