@@ -74,6 +74,7 @@ struct cd_live {
     struct cd_log_entry *log;
     size_t n_log, log_bytes, log_cap;
     size_t stored_bytes;  /* of signals, since the process started */
+    size_t n_unwritten;   /* signals in the log that are not with the store yet */
     size_t first_offer, first_answer; /* index + 1 into log; 0: not known */
     struct cd_seat seats[CD_MAX_PARTICIPANTS];
     struct cd_timer ring, max_age, unattended, infer, evict;

@@ -272,6 +272,7 @@ static void make_room(struct cd_live *l, size_t n)
         if (i == l->n_log)
             return;
         l->log_bytes -= l->log[i].payload_n;
+        l->n_unwritten -= l->log[i].signal && !l->log[i].written;
         log_entry_done(&l->log[i]);
         memmove(&l->log[i], &l->log[i + 1], (l->n_log - i - 1) * sizeof(l->log[0]));
         l->n_log--;

@@ -58,15 +58,6 @@ static bool fill_row(struct cd_change *ch, const struct cd_log_entry *e)
     return false;
 }
 
-static bool has_unwritten(const struct cd_live *l)
-{
-    size_t i = l->n_log;
-
-    while (i > 0 && !l->log[i - 1].signal)
-        i--;
-    return i > 0 && !l->log[i - 1].written;
-}
-
 static void stand_in_line(struct cd_live *l)
 {
     struct cd_core *core = l->core;
@@ -106,7 +97,7 @@ static void flushed(void *arg, enum cd_store_rc rc, const char *live_call_id)
     l->core->n_flushing--;
     cd_signal_flush_line(l->core);
     l->flush_queued = false;
-    if (has_unwritten(l))
+    if (l->n_unwritten)
         cd_signal_flush_soon(l);
     cd_live_maybe_free(l);
 }
@@ -114,10 +105,10 @@ static void flushed(void *arg, enum cd_store_rc rc, const char *live_call_id)
 /* What is not written yet, as rows of @p ch, as many as fit. */
 static void add_unwritten(struct cd_live *l, struct cd_change *ch)
 {
-    size_t first = l->n_log; /* signals are written in order: what follows a written one is not yet */
+    size_t first = l->n_log;
 
-    while (first > 0 && !(l->log[first - 1].signal && l->log[first - 1].written))
-        first--;
+    for (size_t left = l->n_unwritten; left > 0 && first > 0; first--)
+        left -= l->log[first - 1].signal && !l->log[first - 1].written;
     for (size_t i = first; i < l->n_log; i++) {
         struct cd_log_entry *e = &l->log[i];
 
@@ -127,6 +118,7 @@ static void add_unwritten(struct cd_live *l, struct cd_change *ch)
             return;
         l->stored_bytes += e->body_n;
         e->written = true;
+        l->n_unwritten--;
     }
 }
 
@@ -229,15 +221,17 @@ static bool log_signal(struct cd_live *l, const struct cd_sig *sig, uint64_t seq
         return false;
     }
     e->signal = true;
+    l->n_unwritten++;
     e->body_at = body_at;
     e->body_n = sig->members.n;
     e->from_user = user;
     e->from_party = party;
     e->to = to;
+    size_t place = (size_t)(e - l->log) + 1;
     if (sig->kind == CD_SIG_OFFER && !l->first_offer)
-        l->first_offer = l->n_log;
+        l->first_offer = place;
     if (sig->kind == CD_SIG_ANSWER && !l->first_answer)
-        l->first_answer = l->n_log;
+        l->first_answer = place;
     return true;
 }
 
