@@ -22,9 +22,9 @@ static void aside_committed(void *arg, enum cd_store_rc rc, const char *live_cal
         a->change->outbox[i].unwritten = away;
     if ((rc == CD_STORE_OK || away) && a->core->outbox && !a->change->elsewhere)
         cd_outbox_add(a->core->outbox, a->change->outbox, a->change->n_outbox);
-    if (rc == CD_STORE_LOST_RACE) /* another daemon may have ended the call: its end rows know nothing of these */
-        cd_log(CD_LOG_DEBUG, "flow", "outbox.late", &(struct cd_log_ctx){.call_id = a->change->call_id},
-               "%zu Matrix events came behind the end of their call", a->change->n_outbox);
+    if (rc == CD_STORE_LOST_RACE) /* with another daemon, most likely: its end rows know nothing of these */
+        cd_log(CD_LOG_INFO, "flow", "outbox.late", &(struct cd_log_ctx){.call_id = a->change->call_id},
+               "%zu Matrix events are not sent: their call is over, or no longer stored", a->change->n_outbox);
     else if (rc != CD_STORE_OK)
         cd_log(CD_LOG_WARN, "flow", "outbox.unwritten", &(struct cd_log_ctx){.call_id = a->change->call_id},
                "%zu Matrix events could not be stored%s", a->change->n_outbox,

@@ -41,11 +41,11 @@ void cd_nodes_lose(struct cd_live *l)
     cd_live_retire(l);
 }
 
-/* Signals move no call: what another daemon's clients said of ours, or of its own, is read with each look at it. */
+/* Signals move no call: what was said of another daemon's is read with each look at it, and when it becomes ours. */
 static void take_progress(struct cd_live *l, const struct cd_stored_call *sc)
 {
     l->invite_tried = l->invite_tried || sc->call->invite_tried;
-    if (sc->elsewhere && !cd_status_final(l->cur->status))
+    if ((l->elsewhere || sc->elsewhere) && !cd_status_final(l->cur->status))
         cd_live_merge(l, sc);
 }
 

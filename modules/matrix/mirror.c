@@ -1,8 +1,9 @@
 /* mirror.c -- mirrors our calls into their rooms, so that Matrix clients take part, ring and stop.
  *
  * In: transitions and signals. Out: outbox rows. Rule (design, section 5): invite, answer,
- * select_answer, reject and hangup are always written once the invite is; candidates, negotiate and
- * metadata only while a Matrix client is or may become a party. State: live->mx. Blocks: never. */
+ * select_answer, reject and hangup are always written once the invite is, and ends also where another daemon
+ * may be writing one; candidates, negotiate and metadata only while a Matrix client is or may become a
+ * party. State: live->mx. Blocks: never. */
 #include "mirror.h"
 
 #include <stdlib.h>
@@ -55,11 +56,11 @@ static bool says(const struct cd_outbox_row *rows, size_t n, const char *type)
 /* It is said; candidates may follow. */
 static void mark_written(struct cd_mx *m, bool invite, bool answer)
 {
-    if (invite) {
+    if (invite && !m->invite_written) {
         m->invite_written = true;
         cd_mx_batch_base(m, CD_MX_CALLER);
     }
-    if (answer) {
+    if (answer && !m->answer_written) {
         m->answer_written = true;
         cd_mx_batch_base(m, CD_MX_CALLEE);
     }
@@ -170,11 +171,12 @@ static void build_final(struct cd_mx_rows *rows, struct cd_live *live, const str
         return;
     }
     int side = hangup_side(prev, cmd);
-    /* to the room it never answered, and hang-ups before an answer are ignored there; rejects behind one, too */
+    /* To the room it never answered, and hang-ups before an answer are ignored there. But another daemon may be
+     * writing the answer just now, and rejects behind one are ignored, too. */
     if (side == CD_MX_CALLEE && !m->answer_written) {
         if (!cd_mx_is_ours(next, CD_MX_CALLER)) {
             cd_mx_add_reject(rows, m, next);
-            if (m->answer_unsure && next->mx_version != 0)
+            if (cd_call_is_active(prev) && next->mx_version != 0 && cd_store_is_shared(live->core->store))
                 cd_mx_add_hangup(rows, m, next, side);
             return;
         }
@@ -329,7 +331,6 @@ static bool keep_sdp(struct cd_mx *m, int side, const json_t *members, bool is_a
         return false;
     free(m->side[side].sdp);
     m->side[side].sdp = copy;
-    m->side[side].n_seen = 0; /* it gathers anew */
     return true;
 }
 
@@ -356,6 +357,7 @@ static void on_description(struct cd_mx *m, int side, const json_t *members, boo
         return;
     if (!keep_sdp(m, side, members, is_answer))
         return;
+    m->side[side].n_seen = 0; /* it gathers anew */
     if (first)
         pump(m->live);
     else if (cd_mx_has_counterpart(c))
@@ -432,34 +434,23 @@ static void again(void *arg)
     pump(live);
 }
 
-/* Taken by another daemon, or by the process before us: is its answer on the way? */
-static void doubt_answer(struct cd_mx *m)
-{
-    const struct cd_call *c = m->live->cur;
-
-    m->answer_unsure = !m->answer_written && cd_call_is_active(c) && cd_mx_is_ours(c, CD_MX_CALLEE);
-}
-
 /* What is written, as far as the store shows it: an invite or answer whose row is gone was sent, unless the call
- * had moved on before. */
+ * had moved on before, or its homeserver refused it: what another daemon tried the store says itself. */
 static void restore_progress(struct cd_mx *m, const struct cd_outbox_row *rows, size_t n)
 {
     struct cd_live *live = m->live;
     const struct cd_call *c = live->cur;
-    bool invite = says(rows, n, "m.call.invite"), answer = says(rows, n, "m.call.answer");
+    bool invite_row = says(rows, n, "m.call.invite"), answer_row = says(rows, n, "m.call.answer"), told = false;
 
     if (cd_mx_is_ours(c, CD_MX_CALLER)) {
-        bool sent = c->status == CD_RINGING && m->side[CD_MX_CALLER].sdp && !invite;
-        bool told = c->invite_tried || live->invite_tried || sent;
+        bool sent = !live->elsewhere && c->status == CD_RINGING && m->side[CD_MX_CALLER].sdp && !invite_row;
 
-        invite = invite || told;
-        live->invite_tried = live->invite_tried || (told && !live->elsewhere); /* of another's the store knows better */
+        told = c->invite_tried || live->invite_tried || sent;
+        live->invite_tried = told;
         if (told && live->mx_state == CD_MX_WAITING_FOR_OFFER)
             live->mx_state = CD_MX_SENT;
     }
-    answer = answer || (cd_call_is_active(c) && m->side[CD_MX_CALLEE].sdp != NULL);
-    mark_written(m, invite && !m->invite_written, answer && !m->answer_written);
-    doubt_answer(m);
+    mark_written(m, invite_row || told, answer_row || (cd_call_is_active(c) && m->side[CD_MX_CALLEE].sdp));
 }
 
 void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
@@ -507,12 +498,10 @@ void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_
         cd_mx_drain_soon(live, 0);
     if (prev || live->elsewhere)
         restore_descriptions(m);
-    if (live->elsewhere) {
+    if (live->elsewhere)
         restore_progress(m, rows, n);
-    } else {
+    else
         mark_written(m, says(rows, n, "m.call.invite"), says(rows, n, "m.call.answer"));
-        doubt_answer(m);
-    }
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
     if (live->elsewhere)
@@ -522,6 +511,8 @@ void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_
     for (size_t i = 0; i < n; i++)
         if (!over || rows[i].rank != RANK_DROPPABLE)
             cd_outbox_add(core->outbox, &rows[i], 1);
+    if (m->refused) /* the other daemon cannot know */
+        cd_outbox_drop(core->outbox, live->cur->id, true);
     if (!over)
         pump(live);
 }

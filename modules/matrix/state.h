@@ -38,7 +38,6 @@ struct cd_mx {
     struct cd_live *live;
     struct cd_mx_side side[CD_MX_SIDES];
     bool invite_written, answer_written;
-    bool answer_unsure; /* another daemon took the call: it may be writing the answer just now */
     bool refused;    /* the homeserver took no invite: nothing more of this call goes there */
     bool negotiates; /* the Matrix client has shown that it knows negotiate and stream metadata */
     bool unread;      /* a description found no memory: the log is read again by retry */

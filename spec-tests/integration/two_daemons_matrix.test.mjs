@@ -4,9 +4,10 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import test, { after, before } from 'node:test';
-import { answerOf, offerOf } from '../lib/sdp.mjs';
+import { setTimeout } from 'node:timers/promises';
+import { answerOf, candidateOf, offerOf } from '../lib/sdp.mjs';
 import { startStack } from '../lib/stack.mjs';
-import { untilSent } from '../lib/timeline.mjs';
+import { candidatesOf, untilSent } from '../lib/timeline.mjs';
 import { Node } from '../lib/two-daemons.mjs';
 import { until } from '../lib/until.mjs';
 
@@ -16,7 +17,7 @@ let near;
 let far;
 
 before(async () => {
-  stack = await startStack({ daemon: false, liftRateLimits: true });
+  stack = await startStack({ daemon: false, liftRateLimits: true, set: { 'limits.candidates': 10 } });
   near = await new Node(stack, 'near', true).start();
   far = await new Node(stack, 'far', false).start();
   for (const node of [near, far]) await until(() => /lease\.peers.*1 other/.test(node.said), { what: 'the other daemon' });
@@ -100,3 +101,47 @@ test('taken at one daemon without an answer for the room, ended at the other: wh
     await post(far, call.callee, `/api/calls/${call.callId}/end`, {});
     assert.deepEqual(await room(call, call.matrixId, 'hangup callee'), ['invite caller', 'reject callee', 'hangup callee']);
   });
+
+test('an answer of one daemon and an end at the other, at once: whichever comes first, the caller hears of the end', limit,
+  async () => {
+    for (let round = 0; round < 8; round++) {
+      const call = await matrixCalls();
+      await post(near, call.callee, `/api/calls/${call.callId}/answer`, {});
+      const answer = far.as(call.callee).post(`/api/calls/${call.callId}/answer-sdp`, { answer: answerOf('far') });
+      await setTimeout(round % 4);
+      await post(near, call.callee, `/api/calls/${call.callId}/end`, {});
+      assert.ok([200, 409].includes((await answer).status));
+      const words = await room(call, call.matrixId, 'hangup callee');
+      assert.ok(words.includes('answer callee') || words.includes('reject callee'), words.join());
+    }
+  });
+
+test('who looks again and again may not write more candidates for that', limit, async () => {
+  const call = await matrixCalls();
+  await post(far, call.callee, `/api/calls/${call.callId}/answer`, { answer: answerOf('far') });
+  for (let round = 0; round < 4; round++) {
+    const candidates = Array.from({ length: 5 }, (_, n) => candidateOf(round * 5 + n + 1));
+    await post(far, call.callee, `/api/calls/${call.callId}/ice-candidate`, { candidates });
+    await far.as(call.callee).get(`/api/calls/${call.callId}/status`);
+  }
+  await until(async () => candidatesOf(await call.callee.callEvents(call.roomId, call.matrixId), call.callee.userId).length >= 10,
+    { what: 'ten candidates' });
+  await post(far, call.callee, `/api/calls/${call.callId}/end`, {});
+  await room(call, call.matrixId, 'hangup callee');
+  assert.equal(candidatesOf(await call.callee.callEvents(call.roomId, call.matrixId), call.callee.userId).length, 10);
+});
+
+test('whoever takes a call over has the offer that came meanwhile', limit, async () => {
+  const call = await offersLate();
+  await near.stop();
+  await until(() => /lease\.taken/.test(far.said), { what: 'the claim', seconds: 60 });
+  const { missed } = await until(async () => {
+    const { body } = await far.as(call.callee).get(`/api/calls/${call.callId}/events?since=0`);
+    return body.missed.length > 0 && body;
+  }, { what: 'the offer' });
+  assert.deepEqual(missed.map(({ event }) => event), ['webrtc-offer']);
+  await post(far, call.callee, `/api/calls/${call.callId}/answer`, { answer: answerOf('far') });
+  await post(far, call.caller, `/api/calls/${call.callId}/end`, {});
+  assert.deepEqual(await room(call, call.callId, 'hangup caller'),
+    ['invite caller', 'answer callee', 'select_answer caller', 'hangup caller']);
+});

@@ -306,6 +306,14 @@ bool cd_store_may_act(const struct cd_store *s, const char *call_id)
     return !s->ops->may_act || s->ops->may_act(s, call_id);
 }
 
+bool cd_store_is_shared(const struct cd_store *s)
+{
+    struct cd_store_stats st = {0};
+
+    s->ops->stats(s, &st);
+    return st.peers > 0;
+}
+
 bool cd_call_holds_active(const struct cd_call *c)
 {
     return !cd_status_final(c->status) && (c->origin == CD_O_REST || c->origin == CD_O_SOCKET) &&

@@ -226,6 +226,9 @@ struct cd_store {
 /** May outbox rows of that call still be sent? Not once other daemons may believe us dead and have taken it. */
 bool cd_store_may_act(const struct cd_store *s, const char *call_id);
 
+/** Are there other daemons on it just now, as far as is known? */
+bool cd_store_is_shared(const struct cd_store *s);
+
 /** The memory store: calls of this process only. */
 struct cd_store *cd_store_mem_open(struct cd_loop *loop);
 
