@@ -434,8 +434,8 @@ static void again(void *arg)
     pump(live);
 }
 
-/* What is written, as far as the store shows it: an invite or answer whose row is gone was sent, unless the call
- * had moved on before, or its homeserver refused it: what another daemon tried the store says itself. */
+/* What is written, as far as the store shows it. An invite or answer whose row is gone was sent, unless the call had
+ * moved on before. Of another daemon's invites only those count that it tried: it may have been refused them. */
 static void restore_progress(struct cd_mx *m, const struct cd_outbox_row *rows, size_t n)
 {
     struct cd_live *live = m->live;
