@@ -21,7 +21,13 @@ export function limitDescriptors(pid, n) {
 export function signalWithChildren(pid, name) {
   process.kill(pid, name); // first, so that one that stops has no child after these
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
-  for (const child of children) process.kill(Number(child), name);
+  for (const child of children) {
+    try {
+      process.kill(Number(child), name);
+    } catch (error) {
+      if (error.code !== 'ESRCH') throw error; // it has ended meanwhile
+    }
+  }
 }
 
 /** Whether SIGSTOP has stopped it. */
