@@ -53,6 +53,11 @@ static bool says(const struct cd_outbox_row *rows, size_t n, const char *type)
     return false;
 }
 
+static bool is_invite(const struct cd_outbox_row *row)
+{
+    return strcmp(row->event_type, "m.call.invite") == 0;
+}
+
 /* It is said; candidates may follow. */
 static void mark_written(struct cd_mx *m, bool invite, bool answer)
 {
@@ -442,6 +447,9 @@ static void restore_progress(struct cd_mx *m, const struct cd_outbox_row *rows, 
     const struct cd_call *c = live->cur;
     bool invite_row = says(rows, n, "m.call.invite"), answer_row = says(rows, n, "m.call.answer"), told = false;
 
+    for (size_t i = 0; i < n; i++)
+        if (is_invite(&rows[i]) && rows[i].tried)
+            live->invite_tried = true;
     if (cd_mx_is_ours(c, CD_MX_CALLER)) {
         bool sent = !live->elsewhere && c->status == CD_RINGING && m->side[CD_MX_CALLER].sdp && !invite_row;
 
@@ -461,9 +469,6 @@ void cd_mx_on_restored(struct cd_core *core, struct cd_live *live,
     if (!m)
         return;
     restore_descriptions(m);
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(rows[i].event_type, "m.call.invite") == 0 && rows[i].tried)
-            live->invite_tried = true;
     restore_progress(m, rows, n);
     if (live->elsewhere)
         return;
@@ -486,11 +491,28 @@ static void drop_as_stored(struct cd_core *core, struct cd_live *live, const str
         cd_outbox_drop(core->outbox, c->id, false);
 }
 
+/* What another daemon's command did to our rows. */
+static void follow_rows(struct cd_core *core, struct cd_live *live, bool moved, const struct cd_outbox_row *rows,
+                        size_t n)
+{
+    bool over = cd_status_final(live->cur->status);
+    struct cd_mx *m = live->mx;
+
+    if (moved)
+        drop_as_stored(core, live, rows, n);
+    for (size_t i = 0; i < n; i++)
+        if (!over || rows[i].rank != RANK_DROPPABLE)
+            cd_outbox_add(core->outbox, &rows[i], 1);
+    if (m->refused) /* the other daemon cannot know */
+        cd_outbox_drop(core->outbox, live->cur->id, true);
+    if (!over)
+        pump(live);
+}
+
 void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_call *prev,
                     const struct cd_outbox_row *rows, size_t n)
 {
     struct cd_mx *m = core->outbox && live->cur ? cd_mx_of(live) : NULL;
-    bool over = live->cur && cd_status_final(live->cur->status);
 
     if (!m)
         return;
@@ -504,17 +526,8 @@ void cd_mx_on_moved(struct cd_core *core, struct cd_live *live, const struct cd_
         mark_written(m, says(rows, n, "m.call.invite"), says(rows, n, "m.call.answer"));
     if (!cd_mx_has_counterpart(live->cur))
         cd_mx_batch_stop(m);
-    if (live->elsewhere)
-        return;
-    if (prev)
-        drop_as_stored(core, live, rows, n);
-    for (size_t i = 0; i < n; i++)
-        if (!over || rows[i].rank != RANK_DROPPABLE)
-            cd_outbox_add(core->outbox, &rows[i], 1);
-    if (m->refused) /* the other daemon cannot know */
-        cd_outbox_drop(core->outbox, live->cur->id, true);
-    if (!over)
-        pump(live);
+    if (!live->elsewhere)
+        follow_rows(core, live, prev != NULL, rows, n);
 }
 
 /* --- the outbox calls back -------------------------------------------------------------------- */
@@ -530,11 +543,6 @@ static struct cd_principal *outbox_token(void *self, const char *user_id)
 static void outbox_token_refused(void *self, const char *user_id, struct cd_principal *p)
 {
     cd_tokens_refused(self, user_id, p);
-}
-
-static bool is_invite(const struct cd_outbox_row *row)
-{
-    return strcmp(row->event_type, "m.call.invite") == 0;
 }
 
 static void outbox_tried(void *self, const struct cd_outbox_row *row)

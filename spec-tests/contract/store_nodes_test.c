@@ -219,6 +219,22 @@ static void a_call_is_claimed_once(void)
     s[1]->ops->close(s[1]);
 }
 
+/* A call of the first daemon, with one event to be sent: its transaction id is the room's name without "!". */
+static struct cd_call *call_with_event(struct cd_store *s, const char *name, int i, int rank, char txn[24])
+{
+    struct cd_change *ch;
+    struct cd_call *c;
+    char room[40];
+
+    snprintf(txn, 24, "%s%d", name, i);
+    snprintf(room, sizeof room, "!%s:x", txn);
+    c = kit_call(room, "@a:x", "@b:x");
+    ch = kit_change(c, 0);
+    kit_outbox(ch, txn, rank, 1, "{}");
+    CHECK_INT(kit_put(s, ch), CD_STORE_OK);
+    return c;
+}
+
 /* The end of a call and the note of its invite, at two daemons at once: one of the two knows. */
 static void an_end_and_an_invite_never_miss_each_other(void)
 {
@@ -232,23 +248,16 @@ static void an_end_and_an_invite_never_miss_each_other(void)
         struct kit_done d = {0};
         struct cd_stored_call *sc;
         struct cd_change *ch;
-        struct cd_call *c;
-        char room[40], txn[24];
+        char invite[24], end[32];
+        struct cd_call *c = call_with_event(s[0], "miss", i, 0, invite);
 
-        snprintf(room, sizeof room, "!miss%d:x", i);
-        c = kit_call(room, "@a:x", "@b:x");
-        ch = kit_change(c, 0);
-        snprintf(txn, sizeof txn, "miss%d", i);
-        kit_outbox(ch, txn, 0, 1, "{}");
-        CHECK_INT(kit_put(s[0], ch), CD_STORE_OK);
         c->status = CD_CANCELED;
         ch = kit_change(c, 1);
         ch->drop_untried_all = true;
-        snprintf(txn, sizeof txn, "miss%d-end", i);
-        kit_outbox(ch, txn, 3, 1, "{}");
+        snprintf(end, sizeof end, "%s-end", invite);
+        kit_outbox(ch, end, 3, 1, "{}");
         kit_submit(s[1], ch, &r);
-        snprintf(txn, sizeof txn, "miss%d", i);
-        s[0]->ops->outbox_tried(s[0], txn, 1, kit_on_done, &d);
+        s[0]->ops->outbox_tried(s[0], invite, 1, kit_on_done, &d);
         UNTIL(r.done && d.done);
         sc = kit_load(s[0], c->id);
         if (CHECK(sc && r.rc == CD_STORE_OK))
@@ -273,17 +282,11 @@ static void an_end_leaves_no_answer_behind(void)
         struct kit_commit answer, end;
         struct cd_stored_call *sc;
         struct cd_change *ch;
-        struct cd_call *c;
-        char room[40], txn[24];
+        char invite[24], txn[32];
+        struct cd_call *c = call_with_event(s[0], "late", i, 0, invite);
 
-        snprintf(room, sizeof room, "!late%d:x", i);
-        c = kit_call(room, "@a:x", "@b:x");
-        ch = kit_change(c, 0);
-        snprintf(txn, sizeof txn, "late%d", i);
-        kit_outbox(ch, txn, 0, 1, "{}");
-        CHECK_INT(kit_put(s[0], ch), CD_STORE_OK);
         ch = cd_change_new(c->id);
-        snprintf(txn, sizeof txn, "late%d-answer", i);
+        snprintf(txn, sizeof txn, "%s-answer", invite);
         kit_outbox(ch, txn, 1, 2, "{}");
         kit_submit(s[0], ch, &answer);
         c->status = CD_CANCELED;
@@ -316,23 +319,17 @@ static void try_against_end(struct cd_store *s[2], int i)
 {
     struct kit_commit end, more, other[2];
     struct kit_done tried = {0};
-    struct cd_call *c, *x[2];
+    char room[40], first[24], txn[32];
+    struct cd_call *c = call_with_event(s[0], "try", i, i % 2 ? 9 : 0, first), *x[2];
     struct cd_change *ch;
-    char room[40], txn[24];
 
-    snprintf(room, sizeof room, "!try%d:x", i);
-    c = kit_call(room, "@a:x", "@b:x");
-    ch = kit_change(c, 0);
-    snprintf(txn, sizeof txn, "try%d", i);
-    kit_outbox(ch, txn, i % 2 ? 9 : 0, 1, "{}");
-    CHECK_INT(kit_put(s[0], ch), CD_STORE_OK);
     for (int k = 0; k < 2; k++) {
         snprintf(room, sizeof room, "!try%d-%d:x", i, k);
         busy_with(s[k], room, &other[k], &x[k]);
     }
-    s[0]->ops->outbox_tried(s[0], txn, 1, kit_on_done, &tried);
+    s[0]->ops->outbox_tried(s[0], first, 1, kit_on_done, &tried);
     ch = cd_change_new(c->id);
-    snprintf(txn, sizeof txn, "try%d-more", i);
+    snprintf(txn, sizeof txn, "%s-more", first);
     kit_outbox(ch, txn, 9, 2, "{}");
     kit_submit(s[0], ch, &more);
     c->status = CD_CANCELED;

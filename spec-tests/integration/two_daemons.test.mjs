@@ -7,7 +7,7 @@ import test, { after, before } from 'node:test';
 import { answerOf, offerOf } from '../lib/sdp.mjs';
 import { Tab } from '../lib/sockets.mjs';
 import { quote, startStack } from '../lib/stack.mjs';
-import { Node } from '../lib/two-daemons.mjs';
+import { Node, haveMet } from '../lib/two-daemons.mjs';
 import { until } from '../lib/until.mjs';
 
 const limit = { timeout: process.env.LONG_TESTS ? 600000 : 150000 };
@@ -21,8 +21,7 @@ before(async () => {
     'limits.requests_per_second': 0, 'limits.user_requests_per_second': 0, 'limits.room_starts_per_hour': 0 } });
   a = await new Node(stack, 'a', true).start();
   b = await new Node(stack, 'b', false).start();
-  // each hears of the other
-  for (const node of [a, b]) await until(() => /lease\.peers.*1 other/.test(node.said), { what: 'the other daemon' });
+  await haveMet([a, b]);
 }, { timeout: 180000 });
 
 after(async () => {

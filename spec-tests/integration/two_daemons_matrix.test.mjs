@@ -8,7 +8,7 @@ import { setTimeout } from 'node:timers/promises';
 import { answerOf, candidateOf, offerOf } from '../lib/sdp.mjs';
 import { startStack } from '../lib/stack.mjs';
 import { candidatesOf, untilSent } from '../lib/timeline.mjs';
-import { Node } from '../lib/two-daemons.mjs';
+import { Node, haveMet } from '../lib/two-daemons.mjs';
 import { until } from '../lib/until.mjs';
 
 const limit = { timeout: 120000 };
@@ -20,7 +20,7 @@ before(async () => {
   stack = await startStack({ daemon: false, liftRateLimits: true, set: { 'limits.candidates': 10 } });
   near = await new Node(stack, 'near', true).start();
   far = await new Node(stack, 'far', false).start();
-  for (const node of [near, far]) await until(() => /lease\.peers.*1 other/.test(node.said), { what: 'the other daemon' });
+  await haveMet([near, far]);
 }, { timeout: 180000 });
 
 after(async () => {
@@ -101,6 +101,20 @@ test('taken at one daemon without an answer for the room, ended at the other: wh
     await post(far, call.callee, `/api/calls/${call.callId}/end`, {});
     assert.deepEqual(await room(call, call.matrixId, 'hangup callee'), ['invite caller', 'reject callee', 'hangup callee']);
   });
+
+test('an invite that the homeserver refused: what the other daemon says of the call is not said, either', limit, async () => {
+  const pair = await stack.newPair();
+  pair.roomId = (await pair.caller.api('POST', '/createRoom', { preset: 'private_chat', invite: [pair.callee.userId],
+    power_level_content_override: { events: { 'm.call.invite': 50 } } })).room_id; // its creator may all the same
+  await pair.callee.join(pair.roomId);
+  const { callId } = await post(near, pair.callee, '/api/calls/initiate', { roomId: pair.roomId, offer: offerOf('o') });
+  await until(() => near.said.includes('event.refused'), { what: 'the refusal' });
+  await post(far, pair.caller, `/api/calls/${callId}/answer`, { answer: answerOf('far') });
+  await untilSent(stack, callId);
+  await post(far, pair.callee, `/api/calls/${callId}/end`, {});
+  await untilSent(stack, callId);
+  assert.deepEqual(await pair.callee.callEvents(pair.roomId, callId), []);
+});
 
 test('an answer of one daemon and an end at the other, at once: whichever comes first, the caller hears of the end', limit,
   async () => {

@@ -7,6 +7,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { CallClient, binary } from './stack.mjs';
+import { until } from './until.mjs';
 
 async function freePort() {
   const server = createServer().listen(0, '127.0.0.1');
@@ -59,4 +60,9 @@ export class Node {
   as(user) {
     return new CallClient(this.origin, user.token);
   }
+}
+
+/** Waits until each of two has heard of the other: before that they may believe that they are alone. */
+export async function haveMet(nodes) {
+  for (const node of nodes) await until(() => /lease\.peers.*1 other/.test(node.said), { what: 'the other daemon' });
 }

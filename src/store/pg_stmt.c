@@ -368,11 +368,36 @@ static void idem_row(struct cd_pg_rows *r, const struct cd_idem_row *i)
     time_needed(r, i->at);
 }
 
+/* Not what is new, or signals alone: nobody else locks that. */
+static bool touches_call(const struct cd_change *ch)
+{
+    bool is_new = ch->call && !ch->expect_version;
+
+    return !is_new && (ch->call || ch->n_outbox || ch->n_events || ch->drop_untried_droppable || ch->drop_untried_all);
+}
+
+/* Statements about a call as a whole. */
+static void naming_row(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch, const char *owner)
+{
+    bool adds = !ch->call && (ch->n_outbox || ch->n_events);
+
+    if ((s == CD_PG_DROP && ch->drop_untried_droppable) || (s == CD_PG_UNTOLD && ch->drop_untried_all) ||
+        (s == CD_PG_DROP_SIGNALS && ch->drop_signals)) {
+        cd_pg_text(r, ch->call_id);
+    } else if (s == CD_PG_HOLD && touches_call(ch)) {
+        cd_pg_text(r, ch->call_id);
+        cd_pg_text(r, NULL);
+    } else if (s == CD_PG_LIVING && adds) {
+        cd_pg_text(r, ch->call_id);
+        cd_pg_text(r, owner);
+        cd_pg_bool(r, ch->n_outbox > 0);
+    }
+}
+
 void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_change *ch, const char *owner)
 {
     const struct cd_call *c = ch->call;
     bool newborn = c && !ch->expect_version && c->version == 1; /* not one whose row got lost */
-    bool adds = !c && (ch->n_outbox || ch->n_events);
 
     if (s == CD_PG_UPDATE && c && ch->expect_version) {
         update_row(r, c, ch->expect_version, owner);
@@ -384,20 +409,11 @@ void cd_pg_change_rows(struct cd_pg_rows *r, enum cd_pg_stmt s, const struct cd_
         event_rows(r, ch);
     } else if (s == CD_PG_IDEM && ch->idem) {
         idem_row(r, ch->idem);
-    } else if (s == CD_PG_HOLD && (adds || ch->expect_version || ch->drop_untried_droppable || ch->drop_untried_all)) {
-        cd_pg_text(r, ch->call_id);
-        cd_pg_text(r, NULL);
-    } else if ((s == CD_PG_DROP && ch->drop_untried_droppable) || (s == CD_PG_UNTOLD && ch->drop_untried_all)) {
-        cd_pg_text(r, ch->call_id);
-    } else if (s == CD_PG_LIVING && adds) {
-        cd_pg_text(r, ch->call_id);
-        cd_pg_text(r, owner);
-        cd_pg_bool(r, ch->n_outbox > 0);
     } else if (s == CD_PG_OUTBOX) {
         outbox_rows(r, ch);
     } else if (s == CD_PG_SIGNAL) {
         signal_rows(r, ch);
-    } else if (s == CD_PG_DROP_SIGNALS && ch->drop_signals) {
-        cd_pg_text(r, ch->call_id);
+    } else {
+        naming_row(r, s, ch, owner);
     }
 }
